@@ -1,0 +1,138 @@
+// The loop of linear_combination over one stretch of elements, for whichever Vec was included before this file.
+//
+// Each instruction set compiles this file once, in a source file of its own. Everything here has internal linkage and
+// nothing of the standard library is instantiated, so that the linker cannot put AVX-512 code in anyone else's hands.
+#include "../linear_combination.h"
+#include "linear_combination_cpu.h"
+
+namespace pyaccel {
+namespace {
+
+// Calls f with a typed pointer to element i of p.
+template <typename F>
+PYACCEL_HD void with_type(DType dtype, const void* p, int64_t i, F f) {
+  switch (dtype) {
+    case DType::f32: f(static_cast<const float*>(p) + i); break;
+    case DType::bf16: f(static_cast<const bf16*>(p) + i); break;
+    case DType::f16: f(static_cast<const f16*>(p) + i); break;
+    case DType::f64: f(static_cast<const double*>(p) + i); break;
+  }
+}
+
+// Elements [begin, end) of outputs [first, first + N) in float32; U registers of each output at a time.
+template <int N, int U>
+void stretch_f32(const Combination& job, const float* c, int first, int64_t begin, int64_t end, bool stream) {
+  constexpr int step = U * Vec::width;
+  const int k = job.k;
+  int64_t i = begin;
+  for (; i + step <= end; i += step) {
+    Vec sum[N][U];
+    for (int a = 0; a < N; ++a)
+      for (int u = 0; u < U; ++u) sum[a][u] = Vec::zero();
+    for (int j = 0; j < k; ++j) {
+      // The type differs between inputs, never between iterations of i: a branch that is always predicted.
+      with_type(job.in_dtype[j], job.in[j], i, [&](auto p) {
+        if constexpr (sizeof(*p) != sizeof(double)) {
+          for (int u = 0; u < U; ++u) {
+            const Vec x = Vec::load(p + u * Vec::width);
+            for (int a = 0; a < N; ++a) sum[a][u].add_scaled(c[(first + a) * k + j], x);
+          }
+        }
+      });
+    }
+    for (int a = 0; a < N; ++a) {
+      void* out = job.out[first + a];
+      switch (job.out_dtype[first + a]) {
+        case DType::f32:
+          for (int u = 0; u < U; ++u) sum[a][u].store(static_cast<float*>(out) + i + u * Vec::width, stream);
+          break;
+        case DType::bf16:
+          for (int u = 0; u < U; ++u) sum[a][u].store(static_cast<bf16*>(out) + i + u * Vec::width, stream);
+          break;
+        case DType::f16:
+          for (int u = 0; u < U; ++u) sum[a][u].store(static_cast<f16*>(out) + i + u * Vec::width, stream);
+          break;
+        case DType::f64: break;  // served by stretch_f64
+      }
+    }
+  }
+  for (; i < end; ++i) {
+    float sum[N] = {};
+    for (int j = 0; j < k; ++j) {
+      with_type(job.in_dtype[j], job.in[j], i, [&](auto p) {
+        const float x = float(to_double(*p));
+        for (int a = 0; a < N; ++a) sum[a] += c[(first + a) * k + j] * x;
+      });
+    }
+    for (int a = 0; a < N; ++a) {
+      void* out = job.out[first + a];
+      switch (job.out_dtype[first + a]) {
+        case DType::f32: from_float(sum[a], static_cast<float*>(out) + i); break;
+        case DType::bf16: from_float(sum[a], static_cast<bf16*>(out) + i); break;
+        case DType::f16: from_float(sum[a], static_cast<f16*>(out) + i); break;
+        case DType::f64: break;
+      }
+    }
+  }
+}
+
+void group_f32(const Combination& job, const float* c, int first, int count, int64_t begin, int64_t end, bool stream) {
+  // Accumulators of all outputs, one input and one coefficient have to fit the registers.
+  constexpr int wide = Vec::registers >= 32 ? 4 : 2;
+  switch (count) {
+    case 1: stretch_f32<1, 4>(job, c, first, begin, end, stream); break;
+    case 2: stretch_f32<2, 4>(job, c, first, begin, end, stream); break;
+    case 3: stretch_f32<3, wide>(job, c, first, begin, end, stream); break;
+    default: stretch_f32<4, wide>(job, c, first, begin, end, stream); break;
+  }
+}
+
+// All outputs, in groups that share one read of the inputs; with several groups, in blocks that stay in the cache.
+void all_f32(const Combination& job, const float* c, int64_t begin, int64_t end, bool stream) {
+  const int64_t block = job.n <= kMostOutputs ? end - begin : 1024;
+  for (int64_t i = begin; i < end; i += block) {
+    const int64_t stop = end - i < block ? end : i + block;
+    for (int first = 0; first < job.n; first += kMostOutputs) group_f32(job, c, first, job.n - first, i, stop, stream);
+  }
+}
+
+// Elements [begin, end) of every output in float64, in blocks that stay in the first cache.
+void stretch_f64(const Combination& job, const double* c, int64_t begin, int64_t end) {
+  constexpr int block = 128;
+  for (int64_t i = begin; i < end; i += block) {
+    const int count = int(end - i < block ? end - i : block);
+    double sums[kMostOutputs][block];
+    for (int first = 0; first < job.n; first += kMostOutputs) {
+      const int group = job.n - first < kMostOutputs ? job.n - first : kMostOutputs;
+      for (int a = 0; a < group; ++a)
+        for (int e = 0; e < count; ++e) sums[a][e] = 0;
+      for (int j = 0; j < job.k; ++j) {
+        with_type(job.in_dtype[j], job.in[j], i, [&](auto p) {
+          for (int a = 0; a < group; ++a) {
+            const double factor = c[(first + a) * job.k + j];
+            for (int e = 0; e < count; ++e) sums[a][e] += factor * to_double(p[e]);
+          }
+        });
+      }
+      for (int a = 0; a < group; ++a) {
+        void* out = job.out[first + a];
+        for (int e = 0; e < count; ++e) {
+          switch (job.out_dtype[first + a]) {
+            case DType::f64: static_cast<double*>(out)[i + e] = sums[a][e]; break;
+            case DType::f32: static_cast<float*>(out)[i + e] = float(sums[a][e]); break;
+            case DType::bf16: from_float(float(sums[a][e]), static_cast<bf16*>(out) + i + e); break;
+            case DType::f16: from_float(float(sums[a][e]), static_cast<f16*>(out) + i + e); break;
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pyaccel
+
+#define PYACCEL_DEFINE_CPU_KERNEL(ISA) \
+  namespace pyaccel {                  \
+  const CpuKernel kernel_##ISA{#ISA, all_f32, stretch_f64}; \
+  }

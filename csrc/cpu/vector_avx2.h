@@ -1,0 +1,55 @@
+// Eight floats in one register: AVX2 with FMA and F16C.
+#pragma once
+
+#include <immintrin.h>
+
+#include "../numeric.h"
+
+namespace pyaccel {
+
+struct Vec {
+  static constexpr int width = 8;
+  static constexpr int registers = 16;
+  __m256 v;
+
+  static Vec zero() { return {_mm256_setzero_ps()}; }
+  static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  static Vec load(const bf16* p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
+  }
+  static Vec load(const f16* p) { return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
+  void add_scaled(float c, Vec x) { v = _mm256_fmadd_ps(_mm256_set1_ps(c), x.v, v); }
+
+  void store(float* p, bool stream) const {
+    if (stream) {
+      _mm256_stream_ps(p, v);
+    } else {
+      _mm256_storeu_ps(p, v);
+    }
+  }
+  void store(bf16* p, bool stream) const {
+    const __m256i u = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(u, odd), _mm256_set1_epi32(0x7fff));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
+    const __m256i high = _mm256_srli_epi32(rounded, 16);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
+    store_half(p, _mm256_castsi256_si128(packed), stream);
+  }
+  void store(f16* p, bool stream) const {
+    store_half(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), stream);
+  }
+
+ private:
+  static void store_half(void* p, __m128i bits, bool stream) {
+    if (stream) {
+      _mm_stream_si128(static_cast<__m128i*>(p), bits);
+    } else {
+      _mm_storeu_si128(static_cast<__m128i*>(p), bits);
+    }
+  }
+};
+
+}  // namespace pyaccel

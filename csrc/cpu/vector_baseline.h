@@ -1,0 +1,29 @@
+// Eight floats as a plain array: what any C++17 compiler turns into SSE2, NEON or whatever the machine has.
+#pragma once
+
+#include "../numeric.h"
+
+namespace pyaccel {
+
+struct Vec {
+  static constexpr int width = 8;
+  static constexpr int registers = 16;
+  float v[width];
+
+  static Vec zero() { return {}; }
+  template <typename T>
+  static Vec load(const T* p) {
+    Vec r;
+    for (int i = 0; i < width; ++i) r.v[i] = to_float(p[i]);
+    return r;
+  }
+  void add_scaled(float c, Vec x) {
+    for (int i = 0; i < width; ++i) v[i] += c * x.v[i];
+  }
+  template <typename T>
+  void store(T* p, bool) const {
+    for (int i = 0; i < width; ++i) from_float(v[i], p + i);
+  }
+};
+
+}  // namespace pyaccel

@@ -1,0 +1,54 @@
+"""Parts that the DiT and the U-Net share: embeddings of time and label, and the gated branch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+
+def sinusoidal_embedding(position: torch.Tensor, dim: int, max_period: float = 10_000.0) -> torch.Tensor:
+    """[N] positions of any scale -> [N, dim] cosines and sines (Vaswani et al. 2017); dim is even."""
+    frequencies = torch.exp(-math.log(max_period) / (dim // 2) * torch.arange(dim // 2, device=position.device))
+    angles = position.float()[:, None] * frequencies[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class Conditioning(nn.Module):
+    """Time in [0, 1] and label to one vector; the label ``classes`` stands for "none" and is learned by dropout.
+
+    Returns [B, dim] for t [B] and label [B] (integers in 0..classes), or None for no label at all.
+    """
+
+    def __init__(self, dim: int, classes: int, frequencies: int = 128):
+        super().__init__()
+        self.classes, self.frequencies = classes, frequencies
+        self.time = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.label = nn.Embedding(classes + 1, dim)
+
+    def forward(self, t: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
+        if label is None:
+            label = torch.full(t.shape, self.classes, dtype=torch.long, device=t.device)
+        embedding = sinusoidal_embedding(1000 * t, self.frequencies).to(self.label.weight.dtype)
+        return self.time(embedding) + self.label(label)
+
+
+class GatedBranch(nn.Module):
+    """x + gate ⊙ f(LayerNorm(x)·(1 + scale) + shift): one adaLN-zero branch of a DiT block (Peebles & Xie 2023).
+
+    ``compute`` is the expensive part, which a feature cache replaces; ``forward`` adds it to the residual.
+    x is [B, tokens, width]; shift, scale and gate are [B, 1, width].
+    """
+
+    def __init__(self, width: int, function: nn.Module):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.function = function
+
+    def compute(self, x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """The branch's output before the gate, [B, tokens, width]."""
+        return self.function(torch.addcmul(shift, self.norm(x), 1 + scale))
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        return torch.addcmul(x, gate, self.compute(x, shift, scale))

@@ -1,0 +1,125 @@
+"""Which implementation serves an operation, decided in one place; and what is there, for ``pyaccel info``."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch.autograd import forward_ad
+
+BACKENDS = ("native", "triton", "reference")
+
+CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+"""Element types that the kernels know, with their codes in csrc/numeric.h."""
+
+try:
+    from .. import _native
+
+    native_missing = ""
+except ImportError as error:
+    _native = None
+    native_missing = f"pyaccel._native cannot be imported ({error}); reinstall with: pip install -e ."
+
+
+def forced() -> str | None:
+    """The backend that PYACCEL_BACKEND names, or None; ValueError when there is none of that name."""
+    name = os.environ.get("PYACCEL_BACKEND")
+    if not name:
+        return None
+    if name not in BACKENDS:
+        raise ValueError(f"PYACCEL_BACKEND={name!r}: there are {', '.join(BACKENDS)}")
+    return name
+
+
+def choose(device: torch.device) -> str:
+    """``native``, ``triton`` or ``reference`` for tensors on ``device``.
+
+    A backend that PYACCEL_BACKEND forces but that cannot serve this device raises RuntimeError with the reason.
+    """
+    name = forced()
+    if name is None:
+        for candidate in BACKENDS[:-1]:
+            if not why_not(candidate, device):
+                return candidate
+        return "reference"
+    reason = why_not(name, device)
+    if reason:
+        raise RuntimeError(f"PYACCEL_BACKEND={name} cannot serve tensors on {device}: {reason}")
+    return name
+
+
+def why_not(name: str, device: torch.device) -> str:
+    """Empty when backend ``name`` serves tensors on ``device``; otherwise the reason why it does not."""
+    if name == "native":
+        if device.type != "cpu":
+            return "this build has CPU kernels alone"
+        return native_missing
+    if name == "triton":
+        if find_spec("triton") is None:
+            return "triton is not installed (pip install 'pyaccel-diffusion[triton]')"
+        if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+            return "Triton runs on a GPU; on a CPU it needs its interpreter (TRITON_INTERPRET=1)"
+    return ""
+
+
+def transformed() -> bool:
+    """True inside torch.func transforms, forward-mode differentiation or a dispatch mode.
+
+    There the data pointers of tensors are not the values that the caller means, so a kernel must not be handed them.
+    """
+    return (
+        forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def forward_mode() -> bool:
+    """True inside forward-mode differentiation, under torch.compile too."""
+    return forward_ad._current_level >= 0
+
+
+@cache
+def private_names_work() -> bool:
+    """Whether the private names of torch that :func:`transformed` reads are there and mean what they meant.
+
+    If they do not, every call goes through the formula: slower, never wrong.
+    """
+    try:
+        seen = []
+
+        def probe(x):
+            seen.append(transformed())
+            return x
+
+        if transformed():
+            return False
+        torch.func.vmap(probe)(torch.zeros(2))
+        with forward_ad.dual_level():
+            probe(None)
+        return seen == [True, True]
+    except Exception:
+        return False
+
+
+def describe() -> list[tuple[str, str]]:
+    """(name, text) rows about backends, instruction sets and threads."""
+    cpu = torch.device("cpu")
+    rows = [("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")]
+    if _native is None:
+        rows.append(("native (CPU)", f"missing: {native_missing}"))
+    else:
+        others = ", ".join(_native.instruction_sets())
+        rows.append(("native (CPU)", f"{_native.instruction_set()} in use; this machine runs {others}"))
+        rows.append(("native threads", str(_native.threads())))
+    rows.append(("native (CUDA)", f"missing: {why_not('native', torch.device('cuda'))}"))
+    gpu = torch.cuda.is_available()
+    reason = why_not("triton", torch.device("cuda")) or ("" if gpu else "torch sees no GPU")
+    rows.append(("triton", f"missing: {reason}" if reason else "available"))
+    rows.append(("reference", "available"))
+    rows.append(("chosen on the CPU", choose(cpu) + (" (PYACCEL_BACKEND)" if forced() else "")))
+    if not private_names_work():
+        rows.append(("note", f"torch {torch.__version__} has changed inside: operations use the slower formula"))
+    return rows

@@ -1,0 +1,89 @@
+"""Fashion-MNIST (Xiao et al. 2017) from local files, and batches that depend on seed and step alone."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+FASHION_MNIST_CLASSES = (
+    "T-shirt",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images [N, C, H, W] uint8 with labels [N] int64, held in memory."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, step: int, size: int, seed: int, flip: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        """Batch number ``step``: images [size, C, H, W] in [−1, 1] and labels [size].
+
+        Every image comes once an epoch, in an order that depends on seed and epoch; so training that goes on from
+        a checkpoint sees the batches that it would have seen.
+        """
+        if size > len(self):
+            raise ValueError(f"a batch of {size} was asked for, but there are only {len(self)} images")
+        per_epoch = len(self) // size
+        epoch, place = divmod(step, per_epoch)
+        order = torch.randperm(len(self), generator=step_generator(seed, epoch, stream=1))
+        index = order[place * size : (place + 1) * size]
+        images = self.images[index].float().div_(127.5).sub_(1)
+        if flip:
+            flipped = torch.rand(size, generator=step_generator(seed, step, stream=2)) < 0.5
+            images[flipped] = images[flipped].flip(-1)
+        return images, self.labels[index]
+
+
+def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
+    """A generator whose numbers depend on (seed, step, stream) alone."""
+    words = np.random.SeedSequence((seed, step, stream)).generate_state(2)
+    return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
+
+
+def fashion_mnist(split: str = "train", folder: str | os.PathLike | None = None) -> ImageData:
+    """The 60000 ``train`` or 10000 ``test`` images, 1×28×28.
+
+    ``folder`` holds the four idx files, gzipped or not; without it, the environment variable PYACCEL_FASHION_MNIST
+    and then Debian's place are looked at. Raises FileNotFoundError that says how to get the data.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"fashion_mnist: split must be 'train' or 'test', got {split!r}")
+    root = Path(folder or os.environ.get("PYACCEL_FASHION_MNIST") or FASHION_MNIST_FOLDER)
+    prefix = "train" if split == "train" else "t10k"
+    images = _read_idx(root, f"{prefix}-images-idx3-ubyte")
+    labels = _read_idx(root, f"{prefix}-labels-idx1-ubyte")
+    return ImageData(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long())
+
+
+def _read_idx(root: Path, name: str) -> np.ndarray:
+    for path, opener in ((root / f"{name}.gz", gzip.open), (root / name, open)):
+        if path.exists():
+            with opener(path, "rb") as file:
+                raw = file.read()
+            dims = raw[3]
+            shape = np.frombuffer(raw, ">u4", dims, offset=4)
+            return np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape).copy()
+    raise FileNotFoundError(
+        f"Fashion-MNIST is not at {root} ({name}[.gz] is missing): install Debian's package dataset-fashion-mnist, "
+        "or put the four idx files into a folder and name it with --data or PYACCEL_FASHION_MNIST"
+    )

@@ -1,0 +1,187 @@
+"""The Trainer: optimisation, EMA, checkpoints that resume to the same bits, progress. Losses and data are handed in."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .checkpoints import flatten, load_tensors, save_tensors, unflatten
+from .data import ImageData, step_generator
+from .progress import progress_bar
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """What decides the result of a training, beside model, loss and data. Two equal configs give equal bits."""
+
+    steps: int
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 200
+    clip: float = 1.0
+    ema: float = 0.999
+    bf16: bool = True
+    flip: bool = True
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"training needs steps >= 1 and batch_size >= 1, got {self.steps} and {self.batch_size}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then a cosine to zero at the last step."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        share = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+class Trainer:
+    """Trains ``model`` by ``loss(model, images, labels, generator)``, keeping an EMA of it in ``ema``.
+
+    Everything random in step k depends on the seed and k alone, so the checkpoint (``folder/checkpoint.safetensors``)
+    holds weights, EMA, optimizer and the step, and a run that was killed goes on to the same bits.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[..., torch.Tensor],
+        data: ImageData,
+        config: TrainerConfig,
+        folder: Path,
+        checkpoint_seconds: float = 120.0,
+    ):
+        self.model, self.loss, self.data, self.config = model, loss, data, config
+        self.ema = copy.deepcopy(model).eval().requires_grad_(False)
+        self.folder, self.checkpoint_seconds = Path(folder), checkpoint_seconds
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[tuple[int, float]] = []
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the training state is kept."""
+        return self.folder / "checkpoint.safetensors"
+
+    def fit(self, progress: bool = True, callback: Callable[[Trainer], None] | None = None) -> bool:
+        """Trains to the last step; True when it got there, False when SIGINT or SIGTERM asked to stop.
+
+        Either way the state is saved. ``callback(trainer)`` is called after every checkpoint.
+        """
+        if self.checkpoint.exists():
+            self.load()
+        stop = threading.Event()
+        saved = time.monotonic()
+        with _stop_signals(stop), progress_bar(f"training {self.folder.name}", self.config.steps, progress) as bar:
+            bar.advance(self.step)
+            while self.step < self.config.steps and not stop.is_set():
+                started = time.monotonic()
+                value = self.train_step()
+                self.seconds += time.monotonic() - started
+                if self.step % 50 == 0 or self.step == self.config.steps:
+                    value = float(value)
+                    if not math.isfinite(value):
+                        raise FloatingPointError(f"the loss became {value} at step {self.step}; try a lower learning rate")
+                    self.history.append((self.step, value))
+                    bar.note(f"loss {value:.4f}")
+                bar.advance(1)
+                if time.monotonic() - saved > self.checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+                    if callback is not None:
+                        callback(self)
+            self.save()
+            if callback is not None:
+                callback(self)
+        return self.step >= self.config.steps
+
+    def train_step(self) -> torch.Tensor:
+        """One optimizer step; returns the loss, a tensor without dimensions."""
+        config, step = self.config, self.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(step)
+        images, labels = self.data.batch(step, config.batch_size, config.seed, config.flip)
+        generator = step_generator(config.seed, step)
+        # What draws from the global generator (dropout) depends on the step alone, too.
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        self.model.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            value = self.loss(self.model, images, labels, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        self._update_ema()
+        self.step += 1
+        return value.detach()
+
+    def _update_ema(self) -> None:
+        # A warmed-up rate: early on, the average reaches back over a tenth of the training and no further.
+        rate = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - rate)
+        for average, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def save(self) -> None:
+        """Writes the whole state to :attr:`checkpoint`, atomically."""
+        state = self.optimizer.state_dict()["state"]
+        tensors = flatten("model", self.model.state_dict()) | flatten("ema", self.ema.state_dict())
+        for index, values in state.items():
+            tensors |= flatten(f"optimizer/{index}", values)
+        facts = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "config": dataclasses.asdict(self.config),
+            "history": self.history,
+        }
+        save_tensors(self.checkpoint, tensors, {"trainer": json.dumps(facts)})
+
+    def load(self) -> None:
+        """Goes on from :attr:`checkpoint`; ValueError when it was made with another configuration."""
+        tensors, metadata = load_tensors(self.checkpoint)
+        facts = json.loads(metadata["trainer"])
+        mine = dataclasses.asdict(self.config)
+        if facts["config"] != mine:
+            changed = [f"{k}: {v!r} there, {mine.get(k)!r} now" for k, v in facts["config"].items() if mine.get(k) != v]
+            raise ValueError(f"{self.checkpoint} was made with other settings ({'; '.join(changed)}); use another --out")
+        self.model.load_state_dict(unflatten("model", tensors))
+        self.ema.load_state_dict(unflatten("ema", tensors))
+        optimizer = self.optimizer.state_dict()
+        count = len(optimizer["param_groups"][0]["params"])
+        state = {i: unflatten(f"optimizer/{i}", tensors) for i in range(count)}
+        optimizer["state"] = {i: values for i, values in state.items() if values}
+        self.optimizer.load_state_dict(optimizer)
+        self.step, self.seconds = facts["step"], facts["seconds"]
+        self.history = [tuple(row) for row in facts["history"]]
+
+
+class _stop_signals:
+    """While open, SIGINT and SIGTERM set the event instead of interrupting; in the main thread only."""
+
+    def __init__(self, event: threading.Event):
+        self.event, self.previous = event, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, lambda *_: self.event.set())
+
+    def __exit__(self, *_):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
