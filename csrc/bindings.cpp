@@ -1,7 +1,7 @@
 // pyaccel._native: pointers, element types and sizes in; tensors stay in Python, and so do the checks that need them.
 //
-// What can be checked without a tensor is checked here: counts, finite coefficients, overlap. Long work runs without
-// the GIL.
+// What can be checked without a tensor is checked here: counts, finite coefficients, overlap. The common case, dense CPU
+// tensors of one shape, is looked at from here too (tensors.h). Long work runs without the GIL.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -15,6 +15,7 @@
 #endif
 
 #include "cpu/linear_combination_cpu.h"
+#include "tensors.h"
 
 namespace py = pybind11;
 using namespace pyaccel;
@@ -50,7 +51,10 @@ struct Items {
 };
 
 double number(PyObject* o) {
-  const double x = PyFloat_CheckExact(o) ? PyFloat_AS_DOUBLE(o) : PyFloat_AsDouble(o);
+  if (PyFloat_CheckExact(o)) return PyFloat_AS_DOUBLE(o);
+  // Not whatever has a __float__: a tensor's would cut its gradient.
+  if (!PyFloat_Check(o) && !PyLong_Check(o)) throw py::type_error("a coefficient is not a number");
+  const double x = PyFloat_AsDouble(o);
   if (x == -1.0 && PyErr_Occurred()) throw py::error_already_set();
   return x;
 }
@@ -60,6 +64,22 @@ void* pointer(PyObject* o) {
   if (p == nullptr && PyErr_Occurred()) throw py::error_already_set();
   return p;
 }
+
+// Room for one call's items: on the stack unless they are many. Another thread may run the same combination.
+template <typename T>
+class Scratch {
+ public:
+  explicit Scratch(size_t size) {
+    if (size > few) many_.resize(size);
+  }
+  T* data() { return many_.empty() ? few_ : many_.data(); }
+  T& operator[](size_t i) { return data()[i]; }
+
+ private:
+  static constexpr size_t few = 16;
+  T few_[few];
+  std::vector<T> many_;
+};
 
 void read_dtypes(PyObject* codes, std::vector<DType>& to) {
   const Items items(codes);
@@ -76,44 +96,33 @@ class LinearCombination {
     read_dtypes(in_dtypes.ptr(), in_dtype_);
     read_dtypes(out_dtypes.ptr(), out_dtype_);
     const Items c(coefficients.ptr());
-    const size_t expected = size_t(batch) * in_dtype_.size() * out_dtype_.size();
-    if (batch < 1 || in_dtype_.empty() || out_dtype_.empty() || size_t(c.size) != expected)
+    const size_t expected = size_t(batch) * inputs() * outputs();
+    if (batch < 1 || inputs() == 0 || outputs() == 0 || size_t(c.size) != expected)
       throw std::invalid_argument("expected " + std::to_string(expected) + " coefficients, got " + std::to_string(c.size));
-    c64_.reserve(expected);
-    c32_.reserve(expected);
-    for (Py_ssize_t i = 0; i < c.size; ++i) {
-      const double x = number(c.data[i]);
-      if (check && !std::isfinite(x)) {
-        const size_t place = size_t(i) % (in_dtype_.size() * out_dtype_.size());
-        throw std::invalid_argument("coefficient [" + std::to_string(place / in_dtype_.size()) + "][" +
-                                    std::to_string(place % in_dtype_.size()) + "] is " + std::to_string(x) +
-                                    "; coefficients must be finite");
-      }
-      c64_.push_back(x);
-      c32_.push_back(float(x));
+    reserve(expected);
+    for (Py_ssize_t i = 0; i < c.size; ++i) add(number(c.data[i]), check);
+  }
+
+  // Shared coefficients as a list of rows, one for each output, each a list with a number for each input.
+  LinearCombination(const Items& rows, std::vector<DType> in_dtypes, std::vector<DType> out_dtypes)
+      : batch_(1), in_dtype_(std::move(in_dtypes)), out_dtype_(std::move(out_dtypes)) {
+    reserve(inputs() * outputs());
+    for (Py_ssize_t a = 0; a < rows.size; ++a) {
+      const Items row(rows.data[a]);
+      if (size_t(row.size) != inputs()) throw py::type_error("a row of coefficients is too long or too short");
+      for (Py_ssize_t j = 0; j < row.size; ++j) add(number(row.data[j]), true);
     }
   }
 
-  // inner: elements of each of the batch's samples. Every pointer must be good for batch·inner elements of its type.
-  void run(py::handle in, py::handle out, int64_t inner) const {
-    const Items ins(in.ptr()), outs(out.ptr());
-    if (size_t(ins.size) != in_dtype_.size() || size_t(outs.size) != out_dtype_.size() || inner < 0)
-      throw std::invalid_argument("the number of pointers or the size does not fit this combination");
-    // Pointers of this call live on the stack of this call: another thread may run the same combination.
-    constexpr size_t few = 16;
-    const void* in_few[few];
-    void* out_few[few];
-    std::vector<const void*> in_many;
-    std::vector<void*> out_many;
-    const void** in_pointers = in_few;
-    void** out_pointers = out_few;
-    if (in_dtype_.size() > few) in_many.resize(in_dtype_.size()), in_pointers = in_many.data();
-    if (out_dtype_.size() > few) out_many.resize(out_dtype_.size()), out_pointers = out_many.data();
-    for (Py_ssize_t j = 0; j < ins.size; ++j) in_pointers[j] = pointer(ins.data[j]);
-    for (Py_ssize_t a = 0; a < outs.size; ++a) out_pointers[a] = pointer(outs.data[a]);
+  size_t inputs() const { return in_dtype_.size(); }
+  size_t outputs() const { return out_dtype_.size(); }
+  DType in_dtype(size_t j) const { return in_dtype_[j]; }
+  DType out_dtype(size_t a) const { return out_dtype_[a]; }
 
-    const Combination job{int(outs.size), int(ins.size),     batch_,       inner,            c64_.data(),
-                          in_pointers,    in_dtype_.data(), out_pointers, out_dtype_.data()};
+  // inner: elements of each of the batch's samples. Every pointer must be good for batch·inner elements of its type.
+  void run(const void* const* in, void* const* out, int64_t inner) const {
+    const Combination job{int(outputs()), int(inputs()),    batch_, inner, c64_.data(), in,
+                          in_dtype_.data(), out, out_dtype_.data()};
     refuse_overlap(job);
     const CpuKernel& kernel = *chosen;
     const int threads = max_threads();
@@ -125,7 +134,41 @@ class LinearCombination {
     }
   }
 
+  // The same with lists of addresses.
+  void run(py::handle in, py::handle out, int64_t inner) const {
+    const Items ins(in.ptr()), outs(out.ptr());
+    if (size_t(ins.size) != inputs() || size_t(outs.size) != outputs() || inner < 0)
+      throw std::invalid_argument("the number of pointers or the size does not fit this combination");
+    Scratch<const void*> in_pointers(inputs());
+    Scratch<void*> out_pointers(outputs());
+    const bool empty = inner == 0;
+    const auto checked = [&](PyObject* o) {
+      void* p = pointer(o);
+      if (p == nullptr && !empty) throw std::invalid_argument("a tensor has no memory");
+      return p;
+    };
+    for (size_t j = 0; j < inputs(); ++j) in_pointers[j] = checked(ins.data[j]);
+    for (size_t a = 0; a < outputs(); ++a) out_pointers[a] = checked(outs.data[a]);
+    run(in_pointers.data(), out_pointers.data(), inner);
+  }
+
  private:
+  void reserve(size_t count) {
+    c64_.reserve(count);
+    c32_.reserve(count);
+  }
+
+  void add(double x, bool check) {
+    if (check && !std::isfinite(x)) {
+      const size_t place = c64_.size() % (inputs() * outputs());
+      throw std::invalid_argument("linear_combination: coefficient [" + std::to_string(place / inputs()) + "][" +
+                                  std::to_string(place % inputs()) + "] is " + std::to_string(x) +
+                                  "; coefficients must be finite");
+    }
+    c64_.push_back(x);
+    c32_.push_back(float(x));
+  }
+
   static bool touch(const void* a, int64_t a_bytes, const void* b, int64_t b_bytes) {
     const auto x = reinterpret_cast<uintptr_t>(a), y = reinterpret_cast<uintptr_t>(b);
     return x < y + uintptr_t(b_bytes) && y < x + uintptr_t(a_bytes);
@@ -135,7 +178,7 @@ class LinearCombination {
     const int64_t total = job.batch * job.inner;
     for (int a = 0; a < job.n; ++a) {
       const int64_t bytes = total * size_of(job.out_dtype[a]);
-      const std::string name = "out[" + std::to_string(a) + "]";
+      const std::string name = "linear_combination: out[" + std::to_string(a) + "]";
       for (int j = 0; j < job.k; ++j) {
         if (!touch(job.out[a], bytes, job.in[j], total * size_of(job.in_dtype[j]))) continue;
         if (job.out[a] != job.in[j] || job.out_dtype[a] != job.in_dtype[j])
@@ -157,77 +200,93 @@ class LinearCombination {
   std::vector<float> c32_;
 };
 
-// A LinearCombination that takes tensors. They are looked at through their Python attributes, as anybody would, but
-// from here: that costs half of what it costs in Python, and makes sure on each call that every pointer is good.
+TensorReader& reader() {
+  static TensorReader* const r = new TensorReader;  // never destroyed: Python may be gone by then
+  return *r;
+}
+
+// A LinearCombination that takes tensors and makes sure on each call that every pointer is good.
 class PreparedCombination {
  public:
-  PreparedCombination(py::handle coefficients, py::handle in_codes, py::handle out_codes, py::tuple in_dtypes,
-                      py::tuple out_dtypes, py::object tensor_type)
-      : kernel_(coefficients, 1, in_codes, out_codes, true),
-        in_dtypes_(std::move(in_dtypes)),
-        out_dtypes_(std::move(out_dtypes)),
-        tensor_type_(std::move(tensor_type)) {}
+  PreparedCombination(py::handle coefficients, py::handle in_codes, py::handle out_codes)
+      : kernel_(coefficients, 1, in_codes, out_codes, true) {}
 
   // False, and nothing done, unless all are dense CPU tensors of one shape and of the prepared dtypes, and none
   // requires gradients where those are recorded.
   bool run(py::handle in, py::handle out, bool grad) const {
     const Items ins(in.ptr()), outs(out.ptr());
-    if (size_t(ins.size) != in_dtypes_.size() || size_t(outs.size) != out_dtypes_.size()) return false;
-    const py::object shape = py::reinterpret_steal<py::object>(PyObject_GetAttr(ins.data[0], names().shape));
-    if (!shape) throw py::error_already_set();
-    py::object in_pointers = py::reinterpret_steal<py::object>(PyTuple_New(ins.size));
-    py::object out_pointers = py::reinterpret_steal<py::object>(PyTuple_New(outs.size));
-    if (!gather(ins, in_dtypes_, shape, grad, in_pointers) || !gather(outs, out_dtypes_, shape, grad, out_pointers))
-      return false;
-    int64_t inner = 1;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(shape.ptr()); ++i)
-      inner *= PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), i));
-    kernel_.run(in_pointers, out_pointers, inner);
+    if (size_t(ins.size) != kernel_.inputs() || size_t(outs.size) != kernel_.outputs()) return false;
+    Scratch<const void*> in_pointers(kernel_.inputs());
+    Scratch<void*> out_pointers(kernel_.outputs());
+    DenseTensor first, t;
+    if (!reader().read(ins.data[0], grad, &first) || first.dtype != kernel_.in_dtype(0)) return false;
+    in_pointers[0] = first.data;
+    for (size_t j = 1; j < kernel_.inputs(); ++j) {
+      if (!reader().read(ins.data[j], grad, &t) || t.dtype != kernel_.in_dtype(j) || !t.same_shape(first)) return false;
+      in_pointers[j] = t.data;
+    }
+    for (size_t a = 0; a < kernel_.outputs(); ++a) {
+      if (!reader().read(outs.data[a], grad, &t) || t.dtype != kernel_.out_dtype(a) || !t.same_shape(first)) return false;
+      out_pointers[a] = t.data;
+    }
+    kernel_.run(in_pointers.data(), out_pointers.data(), first.numel());
     return true;
   }
 
  private:
-  struct Names {
-    PyObject* shape = PyUnicode_InternFromString("shape");
-    PyObject* dtype = PyUnicode_InternFromString("dtype");
-    PyObject* is_cpu = PyUnicode_InternFromString("is_cpu");
-    PyObject* is_contiguous = PyUnicode_InternFromString("is_contiguous");
-    PyObject* requires_grad = PyUnicode_InternFromString("requires_grad");
-    PyObject* data_ptr = PyUnicode_InternFromString("data_ptr");
-  };
-  static const Names& names() {
-    static const Names n;
-    return n;
-  }
-
-  static bool attribute_is(PyObject* o, PyObject* name, PyObject* value) {
-    const py::object got = py::reinterpret_steal<py::object>(PyObject_GetAttr(o, name));
-    if (!got) throw py::error_already_set();
-    return got.ptr() == value;
-  }
-
-  bool gather(const Items& tensors, const py::tuple& dtypes, const py::object& shape, bool grad, py::object& to) const {
-    for (Py_ssize_t i = 0; i < tensors.size; ++i) {
-      PyObject* t = tensors.data[i];
-      if (reinterpret_cast<PyObject*>(Py_TYPE(t)) != tensor_type_.ptr()) return false;
-      if (!attribute_is(t, names().dtype, PyTuple_GET_ITEM(dtypes.ptr(), i))) return false;
-      if (!attribute_is(t, names().is_cpu, Py_True)) return false;
-      if (grad && !attribute_is(t, names().requires_grad, Py_False)) return false;
-      const py::object mine = py::reinterpret_steal<py::object>(PyObject_GetAttr(t, names().shape));
-      if (!mine || PyObject_RichCompareBool(mine.ptr(), shape.ptr(), Py_EQ) != 1) return false;
-      const py::object dense = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(t, names().is_contiguous));
-      if (dense.ptr() != Py_True) return false;
-      PyObject* address = PyObject_CallMethodNoArgs(t, names().data_ptr);
-      if (address == nullptr) throw py::error_already_set();
-      PyTuple_SET_ITEM(to.ptr(), i, address);
-    }
-    return true;
-  }
-
   LinearCombination kernel_;
-  py::tuple in_dtypes_, out_dtypes_;
-  py::object tensor_type_;
 };
+
+// The common case of linear_combination, unprepared: a list of outputs, or None, and nothing done, where the tensors or
+// coefficients are anything but dense CPU tensors of one shape and a list of lists of numbers. out may be None: then
+// empty_like makes the outputs, if the inputs have one dtype.
+py::object combine_tensors(py::handle tensors, py::handle coefficients, py::handle out, bool grad, py::handle empty_like) {
+  const auto is_sequence = [](py::handle o) { return PyList_Check(o.ptr()) || PyTuple_Check(o.ptr()); };
+  if (!is_sequence(tensors) || !PyList_CheckExact(coefficients.ptr())) return py::none();
+  const Items ins(tensors.ptr()), rows(coefficients.ptr());
+  const size_t k = size_t(ins.size), n = size_t(rows.size);
+  if (k == 0 || n == 0) return py::none();
+  for (size_t a = 0; a < n; ++a)
+    if (!PyList_CheckExact(rows.data[a])) return py::none();
+
+  Scratch<const void*> in_pointers(k);
+  std::vector<DType> in_dtypes(k), out_dtypes(n);
+  DenseTensor first, t;
+  for (size_t j = 0; j < k; ++j) {
+    DenseTensor& now = j == 0 ? first : t;
+    if (!reader().read(ins.data[j], grad, &now) || !now.same_shape(first)) return py::none();
+    if (out.is_none() && now.dtype != first.dtype) return py::none();
+    in_pointers[j] = now.data;
+    in_dtypes[j] = now.dtype;
+  }
+
+  py::list results;
+  if (out.is_none()) {
+    for (size_t a = 0; a < n; ++a) {
+      const auto made = py::reinterpret_steal<py::object>(PyObject_CallOneArg(empty_like.ptr(), ins.data[0]));
+      if (!made) throw py::error_already_set();
+      results.append(made);
+    }
+  } else {
+    if (!is_sequence(out) || n > size_t(kMostOutputs)) return py::none();
+    const Items given(out.ptr());
+    if (size_t(given.size) != n) return py::none();
+    for (size_t a = 0; a < n; ++a) results.append(py::handle(given.data[a]));
+  }
+  Scratch<void*> out_pointers(n);
+  for (size_t a = 0; a < n; ++a) {
+    if (!reader().read(PyList_GET_ITEM(results.ptr(), Py_ssize_t(a)), grad, &t) || !t.same_shape(first)) return py::none();
+    out_pointers[a] = t.data;
+    out_dtypes[a] = t.dtype;
+  }
+  try {
+    LinearCombination(rows, std::move(in_dtypes), std::move(out_dtypes)).run(in_pointers.data(), out_pointers.data(),
+                                                                             first.numel());
+  } catch (const py::type_error&) {
+    return py::none();  // coefficients that are not numbers: the general path says which
+  }
+  return results;
+}
 
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
@@ -250,8 +309,16 @@ void use_instruction_set(const std::string& name) {
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Compiled kernels of pyaccel; use them through pyaccel.ops.";
   py::class_<PreparedCombination>(m, "PreparedCombination")
-      .def(py::init<py::handle, py::handle, py::handle, py::tuple, py::tuple, py::object>())
+      .def(py::init<py::handle, py::handle, py::handle>())
       .def("run", &PreparedCombination::run);
+  m.def(
+      "configure", [](py::object tensor_type, py::tuple dtypes, bool dlpack) {
+        reader().configure(std::move(tensor_type), std::move(dtypes), dlpack);
+        return reader().uses_dlpack();
+      },
+      "Tells which type tensors have, and their dtypes in the order of the codes; True if DLPack's C functions are used.",
+      py::arg("tensor_type"), py::arg("dtypes"), py::arg("dlpack") = true);
+  m.def("combine", &combine_tensors);
   m.def("linear_combination", [](py::handle c, int64_t batch, py::handle in, py::handle in_dtypes, py::handle out,
                                  py::handle out_dtypes, int64_t inner, bool check) {
     LinearCombination(c, batch, in_dtypes, out_dtypes, check).run(in, out, inner);

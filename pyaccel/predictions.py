@@ -55,3 +55,20 @@ def target(prediction: str, x0, noise, alpha, sigma):
     if prediction == "sample":
         return x0
     return alpha * noise - sigma * x0 if prediction == "v" else noise - x0
+
+
+def convert(prediction: str, form: str, alpha: Scalar, sigma: Scalar) -> tuple[Scalar, Scalar]:
+    """(p, q) with m = p·x + q·output, where m is read as ``form``: ``sample`` (x0) or ``epsilon``.
+
+    A solver that works with noise asks for epsilon = (x − alpha·x0)/sigma.
+    """
+    if prediction == form:
+        return 0.0 * alpha, 0.0 * alpha + 1.0
+    p, q = to_sample(prediction, alpha, sigma)
+    if form == "sample":
+        return p, q
+    if form != "epsilon":
+        raise ValueError(f"a prediction is read as 'sample' or 'epsilon', not as {form!r}")
+    if isinstance(sigma, float) and sigma == 0:
+        raise ValueError("a prediction cannot be read as 'epsilon' where sigma is 0")
+    return (1 - alpha * p) / sigma, -alpha * q / sigma

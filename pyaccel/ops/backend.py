@@ -18,6 +18,7 @@ try:
     from .. import _native
 
     native_missing = ""
+    _native.configure(torch.Tensor, tuple(CODES))
 except ImportError as error:
     _native = None
     native_missing = f"pyaccel._native cannot be imported ({error}); reinstall with: pip install -e ."

@@ -28,6 +28,8 @@ _peek = torch._C._functorch.peek_interpreter_stack
 _modes = torch._C._len_torch_dispatch_stack
 _is_compiling = torch.compiler.is_compiling
 _grad_enabled = torch.is_grad_enabled
+_increment_version = torch.autograd.graph.increment_version
+_combine = None if _native is None else _native.combine
 
 
 def linear_combination(
@@ -55,9 +57,12 @@ def linear_combination(
         ValueError: shapes, counts, layouts or values that do not fit, named with what was expected.
         TypeError: anything but real floating-point tensors.
     """
-    if not _is_compiling() and _plain() and dtype is None and type(coefficients) is list:
-        result = _fast(tensors, coefficients, out)
+    if not _is_compiling() and _plain() and dtype is None:
+        # Dense CPU tensors of one shape, lists of numbers, no gradients: the common case at the least cost. None if not.
+        result = _combine(tensors, coefficients, out, _grad_enabled(), _empty_like)
         if result is not None:
+            if out is not None:
+                _increment_version(result)
             return result
     return _general(tensors, coefficients, out, dtype)
 
@@ -77,8 +82,7 @@ class Prepared:
         self._run = _never
         if _trusted and len(out_dtypes) <= _native.most_outputs_in_place:
             codes = [CODES[d] for d in in_dtypes], [CODES[d] for d in out_dtypes]
-            flat, dtypes = _flatten(coefficients), (tuple(in_dtypes), tuple(out_dtypes))
-            self._run = _native.PreparedCombination(flat, *codes, *dtypes, Tensor).run
+            self._run = _native.PreparedCombination(_flatten(coefficients), *codes).run
 
     def __call__(self, tensors: Sequence[Tensor], out: Sequence[Tensor]) -> Sequence[Tensor]:
         """Writes the combinations of ``tensors`` into ``out`` and returns ``out``.
@@ -119,50 +123,6 @@ def prepare(
 def _plain() -> bool:
     """No forward mode, no torch.func transform, no dispatch mode, and torch's inside is as we know it."""
     return _trusted and _forward_ad._current_level < 0 and _peek() is None and not _modes()
-
-
-def _fast(tensors, coefficients, out) -> list[Tensor] | None:
-    """The common case at the least cost: dense CPU tensors of one shape, lists of numbers, no gradients.
-
-    None when the call is anything else, right or wrong.
-    """
-    try:
-        first = tensors[0]
-        shape, grad = first.shape, torch.is_grad_enabled()
-        in_codes, pointers = [], []
-        for t in tensors:
-            if not (type(t) is Tensor and t.is_cpu and t.is_contiguous() and t.shape == shape):
-                return None
-            if grad and t.requires_grad:
-                return None
-            in_codes.append(CODES[t.dtype])
-            pointers.append(t.data_ptr())
-        k, flat = len(in_codes), []
-        for row in coefficients:
-            if type(row) is not list or len(row) != k:
-                return None
-            flat += row
-        n = len(coefficients)
-        if out is None:
-            if n == 0 or in_codes.count(in_codes[0]) != k:
-                return None
-            out, out_codes = [_empty_like(first) for _ in coefficients], in_codes[:1] * n
-        else:
-            if len(out) != n or n > _native.most_outputs_in_place:
-                return None
-            out_codes = []
-            for t in out:
-                if not (type(t) is Tensor and t.is_cpu and t.is_contiguous() and t.shape == shape):
-                    return None
-                if grad and t.requires_grad:
-                    return None
-                out_codes.append(CODES[t.dtype])
-            torch.autograd.graph.increment_version(out)
-        out_pointers = [t.data_ptr() for t in out]
-        _native.linear_combination(flat, 1, pointers, in_codes, out_pointers, out_codes, first.numel(), True)
-        return list(out)
-    except (KeyError, IndexError, TypeError, AttributeError):
-        return None
 
 
 # ---- the general path -----------------------------------------------------------------------------------------------

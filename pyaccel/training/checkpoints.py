@@ -1,26 +1,14 @@
-"""Training state in safetensors, written atomically: a kill leaves the old file or the new one, never half of one."""
+"""Named tensors in safetensors files, written atomically."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-
-def write_atomically(path: str | os.PathLike, write: Callable[[Path], None]) -> None:
-    """Calls ``write`` with a temporary path beside ``path``, then puts the result in its place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from ..files import write_atomically
 
 
 def save_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

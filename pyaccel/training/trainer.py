@@ -18,7 +18,7 @@ from torch import nn
 
 from .checkpoints import flatten, load_tensors, save_tensors, unflatten
 from .data import ImageData, step_generator
-from .progress import progress_bar
+from ..progress import progress_bar
 
 
 @dataclass(frozen=True)

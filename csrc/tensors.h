@@ -1,0 +1,172 @@
+// Looks at torch tensors without libtorch: where the data are, of which type and shape, and whether a kernel may read them.
+//
+// Since torch 2.10 the tensor type carries DLPack's table of C functions, one of which fills in a DLTensor without taking
+// ownership; that costs a tenth of what Python's attributes cost. Older versions are asked for the attributes.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+
+#include "numeric.h"
+
+namespace pyaccel {
+
+// The part of DLPack's binary interface, major version 1, that is used here (github.com/dmlc/dlpack, dlpack.h).
+namespace dlpack {
+
+constexpr int32_t kCpu = 1;
+constexpr uint8_t kFloat = 2, kBfloat = 4;
+
+struct Tensor {
+  void* data;
+  int32_t device_type, device_id;
+  int32_t ndim;
+  uint8_t type_code, bits;
+  uint16_t lanes;
+  int64_t* shape;
+  int64_t* strides;
+  uint64_t byte_offset;
+};
+
+struct ExchangeApi {
+  uint32_t major, minor;
+  ExchangeApi* previous;
+  void* allocator;
+  void* managed_from_object;
+  void* managed_to_object;
+  int (*tensor_from_object)(void* object, Tensor* out);  // may be null
+  void* current_work_stream;
+};
+
+}  // namespace dlpack
+
+// What a kernel needs to know of a dense tensor.
+struct DenseTensor {
+  static constexpr int most_dimensions = 16;
+  void* data;
+  DType dtype;
+  int ndim;
+  int64_t shape[most_dimensions];
+
+  bool same_shape(const DenseTensor& other) const {
+    return ndim == other.ndim && memcmp(shape, other.shape, size_t(ndim) * sizeof(int64_t)) == 0;
+  }
+  int64_t numel() const {
+    int64_t product = 1;
+    for (int d = 0; d < ndim; ++d) product *= shape[d];
+    return product;
+  }
+};
+
+class TensorReader {
+ public:
+  // dtypes: torch's dtypes in the order of DType.
+  void configure(pybind11::object tensor_type, pybind11::tuple dtypes, bool use_dlpack) {
+    type_ = std::move(tensor_type);
+    dtypes_ = std::move(dtypes);
+    api_ = nullptr;
+    if (!use_dlpack || !pybind11::hasattr(type_, "__dlpack_c_exchange_api__")) return;
+    const pybind11::object capsule = type_.attr("__dlpack_c_exchange_api__");
+    void* found = PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");
+    if (found == nullptr) PyErr_Clear();
+    for (auto* api = static_cast<dlpack::ExchangeApi*>(found); api != nullptr; api = api->previous) {
+      if (api->major == 1 && api->tensor_from_object != nullptr) {
+        api_ = api;
+        break;
+      }
+    }
+  }
+
+  bool uses_dlpack() const { return api_ != nullptr; }
+
+  // False for anything but a dense CPU tensor of a known type that shows its own values and, where gradients are
+  // recorded (grad), requires none. Leaves no Python error behind.
+  bool read(PyObject* object, bool grad, DenseTensor* to) const {
+    // Of a subclass nobody knows what its memory means. A null type_ is nobody's type.
+    if (reinterpret_cast<PyObject*>(Py_TYPE(object)) != type_.ptr()) return false;
+    if (grad && !is(PyObject_GetAttr(object, names().requires_grad), Py_False)) return false;
+    if (!(api_ != nullptr ? read_dlpack(object, to) : read_attributes(object, to))) return false;
+    // Views whose values are negated when they are read, and zeros that have no memory.
+    return is(PyObject_CallMethodNoArgs(object, names().is_neg), Py_False) && (to->data != nullptr || to->numel() == 0);
+  }
+
+ private:
+  struct Names {
+    PyObject* shape = PyUnicode_InternFromString("shape");
+    PyObject* dtype = PyUnicode_InternFromString("dtype");
+    PyObject* is_cpu = PyUnicode_InternFromString("is_cpu");
+    PyObject* is_neg = PyUnicode_InternFromString("is_neg");
+    PyObject* is_contiguous = PyUnicode_InternFromString("is_contiguous");
+    PyObject* requires_grad = PyUnicode_InternFromString("requires_grad");
+    PyObject* data_ptr = PyUnicode_InternFromString("data_ptr");
+  };
+  static const Names& names() {
+    static const Names n;
+    return n;
+  }
+
+  // Whether got, a new reference or null after an error, is value.
+  static bool is(PyObject* got, PyObject* value) {
+    if (got == nullptr) PyErr_Clear();
+    Py_XDECREF(got);
+    return got == value;
+  }
+
+  bool read_dlpack(PyObject* object, DenseTensor* to) const {
+    dlpack::Tensor t;
+    if (api_->tensor_from_object(object, &t) != 0) {
+      PyErr_Clear();
+      return false;
+    }
+    if (t.device_type != dlpack::kCpu || t.lanes != 1 || t.ndim > DenseTensor::most_dimensions) return false;
+    if (t.type_code == dlpack::kBfloat && t.bits == 16) {
+      to->dtype = DType::bf16;
+    } else if (t.type_code == dlpack::kFloat && (t.bits == 16 || t.bits == 32 || t.bits == 64)) {
+      to->dtype = t.bits == 16 ? DType::f16 : t.bits == 32 ? DType::f32 : DType::f64;
+    } else {
+      return false;
+    }
+    int64_t dense = 1;
+    bool empty = false;
+    bool contiguous = true;
+    for (int d = t.ndim - 1; d >= 0; --d) {
+      const int64_t size = to->shape[d] = t.shape[d];
+      empty |= size == 0;
+      contiguous &= t.strides == nullptr || size == 1 || t.strides[d] == dense;
+      dense *= size;
+    }
+    if (!contiguous && !empty) return false;
+    to->ndim = t.ndim;
+    to->data = t.data == nullptr ? nullptr : static_cast<char*>(t.data) + t.byte_offset;
+    return true;
+  }
+
+  bool read_attributes(PyObject* object, DenseTensor* to) const {
+    namespace py = pybind11;
+    const auto dtype = py::reinterpret_steal<py::object>(PyObject_GetAttr(object, names().dtype));
+    if (!dtype) return PyErr_Clear(), false;
+    size_t code = 0;
+    while (code < dtypes_.size() && PyTuple_GET_ITEM(dtypes_.ptr(), Py_ssize_t(code)) != dtype.ptr()) ++code;
+    if (code == dtypes_.size()) return false;
+    to->dtype = DType(code);
+    if (!is(PyObject_GetAttr(object, names().is_cpu), Py_True)) return false;
+    if (!is(PyObject_CallMethodNoArgs(object, names().is_contiguous), Py_True)) return false;
+    const auto shape = py::reinterpret_steal<py::object>(PyObject_GetAttr(object, names().shape));
+    if (!shape || !PyTuple_Check(shape.ptr())) return PyErr_Clear(), false;
+    if (PyTuple_GET_SIZE(shape.ptr()) > DenseTensor::most_dimensions) return false;
+    to->ndim = int(PyTuple_GET_SIZE(shape.ptr()));
+    for (int d = 0; d < to->ndim; ++d) to->shape[d] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), d));
+    const auto address = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, names().data_ptr));
+    if (!address) return PyErr_Clear(), false;
+    to->data = PyLong_AsVoidPtr(address.ptr());
+    if (PyErr_Occurred()) return PyErr_Clear(), false;
+    return true;
+  }
+
+  pybind11::object type_;
+  pybind11::tuple dtypes_;
+  const dlpack::ExchangeApi* api_ = nullptr;
+};
+
+}  // namespace pyaccel

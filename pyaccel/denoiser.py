@@ -1,0 +1,141 @@
+"""The Denoiser: model + schedule + prediction + guidance as one callable; and the StepContext of a run.
+
+The StepContext is announced by whoever drives the model (the executor of a Plan, a fused scheduler, the user) and read
+by whoever sits inside it (a feature cache): which run, which step of how many. So neither has to know the other, and
+nothing is read from the device to find out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from . import ops, predictions
+from .schedules import Schedule
+
+
+class Run:
+    """The identity of one sampling run; what is kept for one run is never seen by another."""
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """Where a run stands: model call ``step`` of ``steps`` at time ``t``; ``branch`` tells apart the guidance passes
+    that are made one after the other (None where one call serves all)."""
+
+    run: Run
+    step: int
+    steps: int
+    t: float
+    branch: str | None = None
+
+
+_context: ContextVar[StepContext | None] = ContextVar("pyaccel_step_context", default=None)
+
+
+def current_context() -> StepContext | None:
+    """The StepContext announced in this thread, or None."""
+    return _context.get()
+
+
+@contextlib.contextmanager
+def announce(context: StepContext) -> Iterator[StepContext]:
+    """Within the block, :func:`current_context` is ``context``."""
+    token = _context.set(context)
+    try:
+        yield context
+    finally:
+        _context.reset(token)
+
+
+@dataclass
+class Denoiser:
+    """A model with all that a solver has to know about it.
+
+    Args:
+        model: ``(x, t, **conditioning) -> output`` with x [B, ...] and t [B], the schedule's model time.
+        schedule: the noise schedule that it was trained with.
+        prediction: what it predicts: ``epsilon``, ``sample``, ``v`` or ``flow``.
+        guidance: w in o = w·o_cond + (1 − w)·o_uncond (Ho & Salimans 2022; their w is this one minus 1); a number, or a
+            tensor [B] for each sample its own. With the number 1 the unconditional pass is left out.
+        unconditional: for each conditioning argument its value without condition, a number or a tensor that
+            expands to it; needed for guidance.
+        batched: both passes as one call of twice the batch, or one after the other.
+        dtype: dtype of the network's input; by default that of the noise.
+    """
+
+    model: Callable[..., torch.Tensor]
+    schedule: Schedule
+    prediction: str
+    guidance: float | torch.Tensor = 1.0
+    unconditional: dict[str, Any] = field(default_factory=dict)
+    batched: bool = True
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self):
+        predictions.check(self.prediction)
+        if not isinstance(self.guidance, torch.Tensor):
+            self.guidance = float(self.guidance)
+            if not math.isfinite(self.guidance):
+                raise ValueError(f"guidance must be a finite number or a tensor [B], got {self.guidance!r}")
+        elif self.guidance.dim() != 1:
+            raise ValueError(f"a guidance tensor must be [B], got shape {tuple(self.guidance.shape)}")
+        if self.guided and not self.unconditional:
+            raise ValueError(
+                "guidance other than 1 needs unconditional={argument: value without condition}, "
+                "for pyaccel's own models unconditional={'label': model.classes}"
+            )
+
+    @property
+    def guided(self) -> bool:
+        """Whether the unconditional pass is made."""
+        return isinstance(self.guidance, torch.Tensor) or self.guidance != 1.0
+
+    @property
+    def weights(self) -> list[float] | list[torch.Tensor]:
+        """The factor of each branch in the guided prediction, numbers or tensors [B]."""
+        return [self.guidance, 1 - self.guidance] if self.guided else [1.0]
+
+    def branches(self, x: torch.Tensor, t: torch.Tensor, **conditioning) -> list[torch.Tensor]:
+        """The model's output for each branch, conditional first; each like x."""
+        if self.dtype is not None:
+            x = x.to(self.dtype)
+        if not self.guided:
+            return [self.model(x, t, **conditioning)]
+        missing = set(self.unconditional) - set(conditioning)
+        if missing:
+            raise ValueError(f"guidance needs the conditioning {sorted(missing)}; pass it to sample(...)")
+        without = {
+            name: torch.as_tensor(self.unconditional[name], dtype=value.dtype, device=value.device).expand_as(value)
+            if name in self.unconditional
+            else value
+            for name, value in conditioning.items()
+        }
+        if self.batched:
+            both = {name: torch.cat([value, without[name]]) for name, value in conditioning.items()}
+            return list(self.model(torch.cat([x, x]), torch.cat([t, t]), **both).chunk(2))
+        outputs, context = [], current_context()
+        for branch, arguments in (("cond", conditioning), ("uncond", without)):
+            with announce(_with_branch(context, branch)) if context else contextlib.nullcontext():
+                outputs.append(self.model(x, t, **arguments))
+        return outputs
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, **conditioning) -> torch.Tensor:
+        """The guided prediction, like x; t [B] is the schedule's model time."""
+        outputs = self.branches(x, t, **conditioning)
+        if len(outputs) == 1:
+            return outputs[0]
+        weights = self.weights
+        if isinstance(weights[0], torch.Tensor):
+            return ops.linear_combination(outputs, torch.stack(weights, dim=-1)[:, None])[0]
+        return ops.linear_combination(outputs, [weights])[0]
+
+
+def _with_branch(context: StepContext, branch: str) -> StepContext:
+    return StepContext(context.run, context.step, context.steps, context.t, branch)
