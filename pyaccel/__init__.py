@@ -1,7 +1,42 @@
-"""pyaccel makes existing diffusion models sample faster: fewer steps, cheaper steps, few-step students."""
+"""pyaccel makes existing diffusion models sample faster: fewer steps, cheaper steps, few-step students.
 
-from importlib.metadata import version
+``solvers`` turn a noise schedule into a Plan, ``caching`` makes its model calls cheaper, a ``Denoiser`` says what a
+model predicts, ``zoo`` holds small trained models, and ``ops`` is the engine under all of them.
+"""
 
-import torch  # noqa: F401 - before the native module, so that torch's OpenMP runtime is the one in use
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 
-__version__ = version("pyaccel-diffusion")
+try:
+    __version__ = version("pyaccel-diffusion")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
+
+_MODULES = (
+    "caching",
+    "denoiser",
+    "evaluation",
+    "models",
+    "ops",
+    "predictions",
+    "schedules",
+    "solvers",
+    "time_grids",
+    "training",
+    "zoo",
+)
+
+__all__ = ["Denoiser", "__version__", *_MODULES]
+
+
+def __getattr__(name: str):
+    # Loaded when first used: the command line answers --help without waiting for torch.
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name == "Denoiser":
+        return import_module(f"{__name__}.denoiser").Denoiser
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -19,8 +19,10 @@ try:
 
     native_missing = ""
     _native.configure(torch.Tensor, tuple(CODES))
+    MOST_OUTPUTS_IN_PLACE = _native.most_outputs_in_place
 except ImportError as error:
     _native = None
+    MOST_OUTPUTS_IN_PLACE = 4
     native_missing = f"pyaccel._native cannot be imported ({error}); reinstall with: pip install -e ."
 
 
@@ -60,6 +62,8 @@ def why_not(name: str, device: torch.device) -> str:
     if name == "triton":
         if find_spec("triton") is None:
             return "triton is not installed (pip install 'pyaccel-diffusion[triton]')"
+        if device.type not in ("cpu", "cuda", "xpu"):
+            return f"Triton does not run on {device.type}"
         if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             return "Triton runs on a GPU; on a CPU it needs its interpreter (TRITON_INTERPRET=1)"
     return ""

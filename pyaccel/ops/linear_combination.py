@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def linear_combination(
         ValueError: shapes, counts, layouts or values that do not fit, named with what was expected.
         TypeError: anything but real floating-point tensors.
     """
-    if not _is_compiling() and _plain() and dtype is None:
+    if not _is_compiling() and _native_first and _plain() and dtype is None:
         # Dense CPU tensors of one shape, lists of numbers, no gradients: the common case at the least cost. None if not.
         result = _combine(tensors, coefficients, out, _grad_enabled(), _empty_like)
         if result is not None:
@@ -80,7 +81,7 @@ class Prepared:
         self._coefficients = coefficients
         self.in_dtypes, self.out_dtypes = list(in_dtypes), list(out_dtypes)
         self._run = _never
-        if _trusted and len(out_dtypes) <= _native.most_outputs_in_place:
+        if _native_first and len(out_dtypes) <= backend.MOST_OUTPUTS_IN_PLACE:
             codes = [CODES[d] for d in in_dtypes], [CODES[d] for d in out_dtypes]
             self._run = _native.PreparedCombination(_flatten(coefficients), *codes).run
 
@@ -121,8 +122,8 @@ def prepare(
 
 
 def _plain() -> bool:
-    """No forward mode, no torch.func transform, no dispatch mode, and torch's inside is as we know it."""
-    return _trusted and _forward_ad._current_level < 0 and _peek() is None and not _modes()
+    """No forward mode, no torch.func transform, no dispatch mode."""
+    return _forward_ad._current_level < 0 and _peek() is None and not _modes()
 
 
 # ---- the general path -----------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ def _general(tensors, coefficients, out, dtype) -> list[Tensor]:
     elif torch.compiler.is_compiling():
         c = coefficients if isinstance(coefficients, Tensor) else torch.tensor(coefficients, dtype=torch.float64)
         results = _operator([t.expand(shape) for t in tensors], c, [CODES[d] for d in dtypes])
-    elif backend.transformed() or not _trusted:
+    elif not backend.private_names_work() or backend.transformed():
         results = reference.linear_combination(tensors, coefficients, dtypes)
     elif needs_grad:
         expanded = [t.expand(shape) for t in tensors]
@@ -168,9 +169,9 @@ def _run(tensors, coefficients, dtypes, shape, out=None) -> list[Tensor]:
         results = reference.linear_combination(tensors, coefficients, dtypes)
         results = [r.contiguous(memory_format=memory_format) for r in results]
     else:
-        dense = [t.expand(shape).contiguous(memory_format=memory_format) for t in tensors]
-        direct = out is not None and all(o.is_contiguous(memory_format=memory_format) for o in out)
-        if direct and len(out) > _native.most_outputs_in_place:
+        dense = [_dense(t.expand(shape), memory_format) for t in tensors]
+        direct = out is not None and all(o.is_contiguous(memory_format=memory_format) and not o.is_neg() for o in out)
+        if direct and len(out) > backend.MOST_OUTPUTS_IN_PLACE:
             # In groups, a later one would read what an earlier one wrote.
             held = {o.data_ptr() for o in out}
             dense = [t.clone() if t.data_ptr() in held else t for t in dense]
@@ -188,6 +189,13 @@ def _run(tensors, coefficients, dtypes, shape, out=None) -> list[Tensor]:
         if o is not result:
             o.copy_(result)
     return out
+
+
+def _dense(t: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """``t``, or a copy of it, whose memory holds its values in the order of ``memory_format``."""
+    t = t.contiguous(memory_format=memory_format)
+    # A negated view's memory holds the opposite of its values, and a zero tensor (of autograd) has no memory.
+    return t.clone() if t.is_neg() or t._is_zerotensor() else t
 
 
 def _launch(chosen: str, dense, coefficients, results, batch: int) -> None:
@@ -242,6 +250,8 @@ def _check(tensors, coefficients):
         if not isinstance(t, Tensor):
             raise TypeError(f"linear_combination: tensors[{j}] is a {type(t).__name__}, not a tensor")
         _check_dtype(t.dtype, f"linear_combination: tensors[{j}] of shape {tuple(t.shape)}")
+        if t.layout is not torch.strided:
+            raise TypeError(f"linear_combination: tensors[{j}] has layout {t.layout}; expected torch.strided")
         if t.device != tensors[0].device:
             raise ValueError(f"linear_combination: tensors[{j}] is on {t.device}, tensors[0] on {tensors[0].device}")
     try:
@@ -272,12 +282,14 @@ def _check(tensors, coefficients):
 
 def _nested(coefficients) -> tuple[list, tuple[int, ...]]:
     """Nested sequences of numbers as nested lists of floats, and their sizes; errors for ragged or non-finite ones."""
-    if isinstance(coefficients, (int, float)):
+    if isinstance(coefficients, Real):
         value = float(coefficients)
         if not math.isfinite(value):
             raise ValueError(f"linear_combination: a coefficient is {value}; coefficients must be finite")
         return value, ()
     try:
+        if isinstance(coefficients, (str, Tensor)):
+            raise TypeError
         rows = [_nested(row) for row in coefficients]
     except TypeError:
         raise TypeError(
@@ -313,6 +325,8 @@ def _check_out(out, n: int, shape, device) -> list[Tensor] | None:
         if not isinstance(o, Tensor):
             raise TypeError(f"linear_combination: out[{i}] is a {type(o).__name__}, not a tensor")
         _check_dtype(o.dtype, f"linear_combination: out[{i}] of shape {tuple(o.shape)}")
+        if o.layout is not torch.strided:
+            raise TypeError(f"linear_combination: out[{i}] has layout {o.layout}; expected torch.strided")
         if o.shape != shape or o.device != device:
             raise ValueError(
                 f"linear_combination: out[{i}] has shape {tuple(o.shape)} on {o.device}, "
@@ -342,26 +356,30 @@ def _refuse_overlap(tensors, out) -> None:
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
     """Whether any byte belongs to both."""
-    if not a.numel() or not b.numel() or a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+    if not a.numel() or not b.numel() or a.device.type == "meta":
         return False
-    first = [t.data_ptr() for t in (a, b)]
-    spans = [1 + sum((s - 1) * st for s, st in zip(t.shape, t.stride(), strict=True)) for t in (a, b)]
-    ends = [p + span * t.element_size() for p, span, t in zip(first, spans, (a, b), strict=True)]
-    if first[0] >= ends[1] or first[1] >= ends[0]:
+    begins = [t.data_ptr() for t in (a, b)]
+    ends = [begin + _span(t) for begin, t in zip(begins, (a, b), strict=True)]
+    if begins[0] >= ends[1] or begins[1] >= ends[0]:
         return False
     if a.is_contiguous() and b.is_contiguous():
         return True
     # Interleaved views may share a range and no byte: mark the bytes of one and look at them through the other.
-    low = min(first)
-    bytes_of_a, bytes_of_b = (_byte_addresses(t, p - low) for t, p in zip((a, b), first, strict=True))
-    return bool(torch.isin(bytes_of_a, bytes_of_b).any())
+    low = min(begins)
+    marks = torch.zeros(max(ends) - low, dtype=torch.bool)
+    _bytes(marks, a, begins[0] - low).fill_(True)
+    return bool(_bytes(marks, b, begins[1] - low).any())
 
 
-def _byte_addresses(t: Tensor, offset: int) -> Tensor:
-    index = torch.zeros((), dtype=torch.int64)
-    for size, stride in zip(t.shape, t.stride(), strict=True):
-        index = index[..., None] + torch.arange(size) * stride
-    return (offset + index[..., None] * t.element_size() + torch.arange(t.element_size())).reshape(-1)
+def _span(t: Tensor) -> int:
+    """Bytes from the first of a non-empty tensor to the end of the last."""
+    return (1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))) * t.element_size()
+
+
+def _bytes(marks: Tensor, t: Tensor, offset: int) -> Tensor:
+    """The bytes of ``marks``, one element each, that lie where those of ``t`` do."""
+    strides = [stride * t.element_size() for stride in t.stride()]
+    return marks.as_strided((*t.shape, t.element_size()), (*strides, 1), offset)
 
 
 # ---- gradients and torch.compile ------------------------------------------------------------------------------------
@@ -453,4 +471,5 @@ def _(info, in_dims, tensors, coefficients, dtypes):
     return results, [0] * len(results)
 
 
-_trusted = backend.native_missing == "" and backend.private_names_work() and backend.forced() in (None, "native")
+# Whether a call may go straight to the native kernel: it is there, it is not forbidden, and torch's inside is as we know it.
+_native_first = _native is not None and backend.forced() in (None, "native") and backend.private_names_work()

@@ -1,0 +1,33 @@
+"""TaylorSeer (Liu et al. 2025, arXiv 2503.06923)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .engine import Cache, attach
+from .how import taylor
+from .when import every
+from .where import branches
+
+
+def taylorseer(model: nn.Module, interval: int = 5, order: int = 2, warmup: int = 3, steps: int | None = None) -> Cache:
+    """Polynomial extrapolation of every attention and MLP branch from its last full computations.
+
+    Args:
+        model: a DiT whose branches are :class:`pyaccel.models.layers.GatedBranch`.
+        interval: compute in full every ``interval``-th step.
+        order: of the polynomial, 0 (plain reuse) to 8; order + 1 features are kept for each branch.
+        warmup: steps at the start that are computed in full; differences are formed from the last of them on.
+        steps: model calls of a run; only needed where nothing announces the StepContext.
+
+    Returns a context manager with ``summary()``. Raises ValueError for options out of range or a model without branches.
+    """
+    when = every(interval, after=warmup)
+    return attach(
+        f"taylorseer(interval={interval}, order={order})",
+        model,
+        where=branches(model),
+        when=when,
+        how=taylor(order, first=warmup - 1),
+        steps=steps,
+    )

@@ -1,0 +1,96 @@
+"""Labels for the points of a plot that cover neither points nor lines nor each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.transforms import Bbox
+
+# Directions in the order of preference: the side first, since text is wide and low.
+DIRECTIONS = ((1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1))
+DISTANCES = (10, 18, 30, 46, 66)  # points
+
+
+def place_labels(
+    axes,
+    labels: Sequence[tuple[str, float, float, str]],
+    line: Sequence[tuple[float, float]],
+    halo: str,
+    leader: str,
+    size: float = 8.5,
+) -> None:
+    """Writes each (text, x, y, colour) beside its point (x, y), where it covers least of points, ``line`` and labels.
+
+    Greedy, the most crowded points first; a label that had to go far gets a thin line in colour ``leader``. The limits
+    and scales of ``axes`` must be set already.
+    """
+    figure = axes.figure
+    renderer = figure.canvas.get_renderer()
+    unit = figure.dpi / 72
+    points = axes.transData.transform([(x, y) for _, x, y, _ in labels])
+    frame = axes.get_window_extent(renderer)
+    frame = Bbox.from_extents(frame.x0, frame.y0, frame.x1 + 6 * unit, frame.y1)
+    line_points = _along(axes.transData.transform(line), 4 * unit) if len(line) else np.empty((0, 2))
+    taken: list[Bbox] = []
+    style = {"fontsize": size, "parse_math": False, "zorder": 5, "textcoords": "offset points"}
+    for place in sorted(range(len(labels)), key=lambda i: _room(points, i)):
+        text, x, y, colour = labels[place]
+        note = axes.annotate(text, (x, y), xytext=(0, 0), color=colour, va="center", **style)
+        extent = note.get_window_extent(renderer)
+        best = None
+        for order, distance in enumerate(DISTANCES):
+            for direction, (dx, dy) in enumerate(DIRECTIONS):
+                box = _moved(points[place], extent.width, extent.height, dx, dy, distance * unit)
+                cost = _cost(box, points, line_points, taken, frame, unit) + 1.5 * order + 0.2 * direction
+                if best is None or cost < best[0]:
+                    best = cost, box, order
+        _, box, order = best
+        note.set_position(((box.x0 - points[place][0]) / unit, ((box.y0 + box.y1) / 2 - points[place][1]) / unit))
+        note.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground=halo)])
+        if order > 1:
+            _draw_leader(axes, points[place], box, leader)
+        taken.append(box)
+
+
+def _moved(point, width: float, height: float, dx: int, dy: int, distance: float) -> Bbox:
+    """The box of a text that is moved from the point into a direction; diagonals overlap the point's column."""
+    reach = distance if dy == 0 or dx == 0 else distance * 0.7
+    x = point[0] - width / 2 if dx == 0 else point[0] + reach if dx > 0 else point[0] - reach - width
+    y = point[1] - height / 2 + dy * (reach + height / 2)
+    return Bbox.from_bounds(x, y, width, height)
+
+
+def _cost(box: Bbox, points, line_points, taken: Sequence[Bbox], frame: Bbox, unit: float) -> float:
+    padded = box.padded(2 * unit)
+    cost = 40.0 * sum(padded.overlaps(other) for other in taken)
+    cost += 25.0 * _inside(box.padded(5 * unit), points)
+    cost += 1.0 * _inside(padded, line_points)
+    outside = max(0, frame.x0 - box.x0) + max(0, box.x1 - frame.x1) + max(0, frame.y0 - box.y0) + max(0, box.y1 - frame.y1)
+    return cost + 2.0 * outside / unit
+
+
+def _inside(box: Bbox, points) -> int:
+    inside = (points[:, 0] > box.x0) & (points[:, 0] < box.x1) & (points[:, 1] > box.y0) & (points[:, 1] < box.y1)
+    return int(inside.sum())
+
+
+def _room(points, place: int) -> float:
+    others = np.delete(points, place, axis=0)
+    return float(np.linalg.norm(others - points[place], axis=1).min()) if len(others) else 0.0
+
+
+def _along(corners, spacing: float):
+    """Points along a polyline, ``spacing`` apart."""
+    parts = [corners[:1]]
+    for a, b in zip(corners[:-1], corners[1:], strict=True):
+        count = max(1, int(np.linalg.norm(b - a) / spacing))
+        parts.append(a + (b - a) * (np.arange(1, count + 1) / count)[:, None])
+    return np.concatenate(parts)
+
+
+def _draw_leader(axes, point, box: Bbox, colour: str) -> None:
+    end = np.clip(point, (box.x0, box.y0), (box.x1, box.y1))
+    (x0, y0), (x1, y1) = axes.transData.inverted().transform([point, end])
+    axes.plot([x0, x1], [y0, y1], color=colour, linewidth=0.8, alpha=0.8, zorder=2.5, scalex=False, scaley=False)
