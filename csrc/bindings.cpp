@@ -1,7 +1,7 @@
 // pyaccel._native: pointers, element types and sizes in; tensors stay in Python, and so do the checks that need them.
 //
-// What can be checked without a tensor is checked here: counts, finite coefficients, overlap. The common case, dense CPU
-// tensors of one shape, is looked at from here too (tensors.h). Long work runs without the GIL.
+// What can be checked without a tensor is checked here: counts, finite coefficients, overlap. The common case, dense
+// CPU tensors of one shape, is looked at from here too (tensors.h). Long work runs without the GIL.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -14,6 +14,7 @@
 #include <omp.h>
 #endif
 
+#include "cpu/ceiling.h"
 #include "cpu/linear_combination_cpu.h"
 #include "tensors.h"
 
@@ -98,7 +99,8 @@ class LinearCombination {
     const Items c(coefficients.ptr());
     const size_t expected = size_t(batch) * inputs() * outputs();
     if (batch < 1 || inputs() == 0 || outputs() == 0 || size_t(c.size) != expected)
-      throw std::invalid_argument("expected " + std::to_string(expected) + " coefficients, got " + std::to_string(c.size));
+      throw std::invalid_argument("expected " + std::to_string(expected) + " coefficients, got " +
+                                  std::to_string(c.size));
     reserve(expected);
     for (Py_ssize_t i = 0; i < c.size; ++i) add(number(c.data[i]), check);
   }
@@ -121,8 +123,8 @@ class LinearCombination {
 
   // inner: elements of each of the batch's samples. Every pointer must be good for batch·inner elements of its type.
   void run(const void* const* in, void* const* out, int64_t inner) const {
-    const Combination job{int(outputs()), int(inputs()),    batch_, inner, c64_.data(), in,
-                          in_dtype_.data(), out, out_dtype_.data()};
+    const Combination job{int(outputs()),   int(inputs()), batch_,           inner, c64_.data(), in,
+                          in_dtype_.data(), out,           out_dtype_.data()};
     refuse_overlap(job);
     const CpuKernel& kernel = *chosen;
     const int threads = max_threads();
@@ -226,7 +228,8 @@ class PreparedCombination {
       in_pointers[j] = t.data;
     }
     for (size_t a = 0; a < kernel_.outputs(); ++a) {
-      if (!reader().read(outs.data[a], grad, &t) || t.dtype != kernel_.out_dtype(a) || !t.same_shape(first)) return false;
+      if (!reader().read(outs.data[a], grad, &t) || t.dtype != kernel_.out_dtype(a) || !t.same_shape(first))
+        return false;
       out_pointers[a] = t.data;
     }
     kernel_.run(in_pointers.data(), out_pointers.data(), first.numel());
@@ -240,7 +243,8 @@ class PreparedCombination {
 // The common case of linear_combination, unprepared: a list of outputs, or None, and nothing done, where the tensors or
 // coefficients are anything but dense CPU tensors of one shape and a list of lists of numbers. out may be None: then
 // empty_like makes the outputs, if the inputs have one dtype.
-py::object combine_tensors(py::handle tensors, py::handle coefficients, py::handle out, bool grad, py::handle empty_like) {
+py::object combine_tensors(py::handle tensors, py::handle coefficients, py::handle out, bool grad,
+                           py::handle empty_like) {
   const auto is_sequence = [](py::handle o) { return PyList_Check(o.ptr()) || PyTuple_Check(o.ptr()); };
   if (!is_sequence(tensors) || !PyList_CheckExact(coefficients.ptr())) return py::none();
   const Items ins(tensors.ptr()), rows(coefficients.ptr());
@@ -275,13 +279,14 @@ py::object combine_tensors(py::handle tensors, py::handle coefficients, py::hand
   }
   Scratch<void*> out_pointers(n);
   for (size_t a = 0; a < n; ++a) {
-    if (!reader().read(PyList_GET_ITEM(results.ptr(), Py_ssize_t(a)), grad, &t) || !t.same_shape(first)) return py::none();
+    if (!reader().read(PyList_GET_ITEM(results.ptr(), Py_ssize_t(a)), grad, &t) || !t.same_shape(first))
+      return py::none();
     out_pointers[a] = t.data;
     out_dtypes[a] = t.dtype;
   }
   try {
-    LinearCombination(rows, std::move(in_dtypes), std::move(out_dtypes)).run(in_pointers.data(), out_pointers.data(),
-                                                                             first.numel());
+    LinearCombination(rows, std::move(in_dtypes), std::move(out_dtypes))
+        .run(in_pointers.data(), out_pointers.data(), first.numel());
   } catch (const py::type_error&) {
     return py::none();  // coefficients that are not numbers: the general path says which
   }
@@ -312,17 +317,30 @@ PYBIND11_MODULE(_native, m) {
       .def(py::init<py::handle, py::handle, py::handle>())
       .def("run", &PreparedCombination::run);
   m.def(
-      "configure", [](py::object tensor_type, py::tuple dtypes, bool dlpack) {
+      "configure",
+      [](py::object tensor_type, py::tuple dtypes, bool dlpack) {
         reader().configure(std::move(tensor_type), std::move(dtypes), dlpack);
         return reader().uses_dlpack();
       },
-      "Tells which type tensors have, and their dtypes in the order of the codes; True if DLPack's C functions are used.",
+      "Tells which type tensors have, and their dtypes in the order of the codes; True if DLPack's C functions are "
+      "used.",
       py::arg("tensor_type"), py::arg("dtypes"), py::arg("dlpack") = true);
   m.def("combine", &combine_tensors);
   m.def("linear_combination", [](py::handle c, int64_t batch, py::handle in, py::handle in_dtypes, py::handle out,
                                  py::handle out_dtypes, int64_t inner, bool check) {
     LinearCombination(c, batch, in_dtypes, out_dtypes, check).run(in, out, inner);
   });
+  m.def(
+      "read_write_ceiling",
+      [](const std::vector<uintptr_t>& in, uintptr_t out, int64_t bytes, bool stream) {
+        if (in.empty() || bytes < 0 || bytes % 64 != 0 || out % 64 != 0 || out == 0)
+          throw std::invalid_argument("expected pointers, and an output and a size that 64 divides");
+        const int threads = max_threads();
+        py::gil_scoped_release release;
+        read_write_ceiling(reinterpret_cast<const char* const*>(in.data()), int(in.size()),
+                           reinterpret_cast<char*>(out), bytes, stream, threads);
+      },
+      "For benchmarks: reads every input and writes one output with as little arithmetic as there can be.");
   m.def("instruction_sets", &instruction_sets, "What this machine can run, best first.");
   m.def("instruction_set", [] { return std::string(chosen->name); }, "What is in use.");
   m.def("use_instruction_set", &use_instruction_set);

@@ -1,7 +1,8 @@
-// Looks at torch tensors without libtorch: where the data are, of which type and shape, and whether a kernel may read them.
+// Looks at torch tensors without libtorch: where the data are, of which type and shape, and whether a kernel may read
+// them.
 //
-// Since torch 2.10 the tensor type carries DLPack's table of C functions, one of which fills in a DLTensor without taking
-// ownership; that costs a tenth of what Python's attributes cost. Older versions are asked for the attributes.
+// Since torch 2.10 the tensor type carries DLPack's table of C functions, one of which fills in a DLTensor without
+// taking ownership; that costs a tenth of what Python's attributes cost. Older versions are asked for the attributes.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -17,6 +17,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], None]) -> 
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         write(temporary)
+        temporary.chmod(0o644)  # some writers make files that only their owner can read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

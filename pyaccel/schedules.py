@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from .names import look_up
 from .scalars import Scalar, arccos, as_float64, exp, expm1, interpolate, log, maximum, sin, softplus, sqrt
 
 
@@ -239,6 +240,4 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 def from_name(name: str, **parameters) -> Schedule:
     """The schedule called ``name``, as a saved plan or a model card names it."""
-    if name not in SCHEDULES:
-        raise ValueError(f"unknown schedule {name!r}; there are: {', '.join(SCHEDULES)}")
-    return SCHEDULES[name](**parameters)
+    return look_up("schedule", name, SCHEDULES)(**parameters)

@@ -7,12 +7,12 @@ the first is moved to ``start``, and a last step leads from there to ``end``.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .names import look_up
 from .schedules import Schedule
 
 Grid = Callable[..., list[float]]
@@ -68,11 +68,7 @@ def make(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
     if isinstance(grid, str):
-        if grid not in GRIDS:
-            close = difflib.get_close_matches(grid, GRIDS, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"unknown grid {grid!r}; there are: {', '.join(GRIDS)}{hint}")
-        grid = GRIDS[grid]
+        grid = look_up("grid", grid, GRIDS)
     return check(grid(schedule, steps, start, end))
 
 

@@ -19,12 +19,22 @@ PYACCEL_HD void with_type(DType dtype, const void* p, int64_t i, F f) {
   }
 }
 
-// Elements [begin, end) of outputs [first, first + N) in float32; U registers of each output at a time.
+// Writes U registers. Two of 16-bit numbers go out together: non-temporal stores want whole cache lines.
+template <int U, typename T>
+PYACCEL_HD void store_registers(const Vec* sums, T* out, bool stream) {
+  if constexpr (sizeof(T) == 2 && U % 2 == 0) {
+    for (int u = 0; u < U; u += 2) Vec::store_pair(out + u * Vec::width, sums[u], sums[u + 1], stream);
+  } else {
+    for (int u = 0; u < U; ++u) sums[u].store(out + u * Vec::width, stream);
+  }
+}
+
+// Outputs [first, first + N) in float32, U registers of each at a time, from element i on; returns where it stopped,
+// less than U registers before the end.
 template <int N, int U>
-void stretch_f32(const Combination& job, const float* c, int first, int64_t begin, int64_t end, bool stream) {
+PYACCEL_HD int64_t sweep_f32(const Combination& job, const float* c, int first, int64_t i, int64_t end, bool stream) {
   constexpr int step = U * Vec::width;
   const int k = job.k;
-  int64_t i = begin;
   for (; i + step <= end; i += step) {
     Vec sum[N][U];
     for (int a = 0; a < N; ++a)
@@ -43,19 +53,22 @@ void stretch_f32(const Combination& job, const float* c, int first, int64_t begi
     for (int a = 0; a < N; ++a) {
       void* out = job.out[first + a];
       switch (job.out_dtype[first + a]) {
-        case DType::f32:
-          for (int u = 0; u < U; ++u) sum[a][u].store(static_cast<float*>(out) + i + u * Vec::width, stream);
-          break;
-        case DType::bf16:
-          for (int u = 0; u < U; ++u) sum[a][u].store(static_cast<bf16*>(out) + i + u * Vec::width, stream);
-          break;
-        case DType::f16:
-          for (int u = 0; u < U; ++u) sum[a][u].store(static_cast<f16*>(out) + i + u * Vec::width, stream);
-          break;
+        case DType::f32: store_registers<U>(sum[a], static_cast<float*>(out) + i, stream); break;
+        case DType::bf16: store_registers<U>(sum[a], static_cast<bf16*>(out) + i, stream); break;
+        case DType::f16: store_registers<U>(sum[a], static_cast<f16*>(out) + i, stream); break;
         case DType::f64: break;  // served by stretch_f64
       }
     }
   }
+  return i;
+}
+
+// Elements [begin, end) of outputs [first, first + N) in float32.
+template <int N, int U>
+void stretch_f32(const Combination& job, const float* c, int first, int64_t begin, int64_t end, bool stream) {
+  int64_t i = sweep_f32<N, U>(job, c, first, begin, end, stream);
+  i = sweep_f32<N, 1>(job, c, first, i, end, false);
+  const int k = job.k;
   for (; i < end; ++i) {
     float sum[N] = {};
     for (int j = 0; j < k; ++j) {
@@ -80,7 +93,7 @@ void group_f32(const Combination& job, const float* c, int first, int count, int
   // Accumulators of all outputs, one input and one coefficient have to fit the registers.
   constexpr int wide = Vec::registers >= 32 ? 4 : 2;
   switch (count) {
-    case 1: stretch_f32<1, 4>(job, c, first, begin, end, stream); break;
+    case 1: stretch_f32<1, 8>(job, c, first, begin, end, stream); break;
     case 2: stretch_f32<2, 4>(job, c, first, begin, end, stream); break;
     case 3: stretch_f32<3, wide>(job, c, first, begin, end, stream); break;
     default: stretch_f32<4, wide>(job, c, first, begin, end, stream); break;

@@ -6,6 +6,7 @@
 #include "../numeric.h"
 
 namespace pyaccel {
+namespace {  // each instruction set has a Vec of its own: the linker must not take one for another
 
 struct Vec {
   static constexpr int width = 8;
@@ -28,28 +29,33 @@ struct Vec {
       _mm256_storeu_ps(p, v);
     }
   }
-  void store(bf16* p, bool stream) const {
+  void store(bf16* p, bool) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_bf16()); }
+  void store(f16* p, bool) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_f16()); }
+
+  template <typename T>
+  static void store_pair(T* p, const Vec& low, const Vec& high, bool stream) {
+    const __m256i bits = _mm256_set_m128i(high.to(p), low.to(p));
+    if (stream) {
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bits);
+    } else {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bits);
+    }
+  }
+
+ private:
+  __m128i to(const bf16*) const { return to_bf16(); }
+  __m128i to(const f16*) const { return to_f16(); }
+  __m128i to_f16() const { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  __m128i to_bf16() const {
     const __m256i u = _mm256_castps_si256(v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
     __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(u, odd), _mm256_set1_epi32(0x7fff));
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
     rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
     const __m256i high = _mm256_srli_epi32(rounded, 16);
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
-    store_half(p, _mm256_castsi256_si128(packed), stream);
-  }
-  void store(f16* p, bool stream) const {
-    store_half(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), stream);
-  }
-
- private:
-  static void store_half(void* p, __m128i bits, bool stream) {
-    if (stream) {
-      _mm_stream_si128(static_cast<__m128i*>(p), bits);
-    } else {
-      _mm_storeu_si128(static_cast<__m128i*>(p), bits);
-    }
+    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08));
   }
 };
 
+}  // namespace
 }  // namespace pyaccel

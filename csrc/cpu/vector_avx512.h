@@ -6,6 +6,7 @@
 #include "../numeric.h"
 
 namespace pyaccel {
+namespace {  // each instruction set has a Vec of its own: the linker must not take one for another
 
 struct Vec {
   static constexpr int width = 16;
@@ -30,12 +31,23 @@ struct Vec {
       _mm512_storeu_ps(p, v);
     }
   }
-  void store(bf16* p, bool stream) const { store_half(p, to_bf16(), stream); }
-  void store(f16* p, bool stream) const {
-    store_half(p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), stream);
+  void store(bf16* p, bool) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16()); }
+  void store(f16* p, bool) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_f16()); }
+
+  // Two registers of 16-bit numbers are one cache line.
+  static void store_pair(bf16* p, const Vec& low, const Vec& high, bool stream) {
+#if defined(__AVX512BF16__)
+    store_line(p, (__m512i)_mm512_cvtne2ps_pbh(high.v, low.v), stream);
+#else
+    store_line(p, together(low.to_bf16(), high.to_bf16()), stream);
+#endif
+  }
+  static void store_pair(f16* p, const Vec& low, const Vec& high, bool stream) {
+    store_line(p, together(low.to_f16(), high.to_f16()), stream);
   }
 
  private:
+  __m256i to_f16() const { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   __m256i to_bf16() const {
 #if defined(__AVX512BF16__)
     // The instruction flushes subnormal results to zero; magnitudes below 2^-126 do not matter to a sample.
@@ -49,13 +61,17 @@ struct Vec {
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, quiet), 16));
 #endif
   }
-  static void store_half(void* p, __m256i bits, bool stream) {
+  static __m512i together(__m256i low, __m256i high) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  }
+  static void store_line(void* p, __m512i bits, bool stream) {
     if (stream) {
-      _mm256_stream_si256(static_cast<__m256i*>(p), bits);
+      _mm512_stream_si512(static_cast<__m512i*>(p), bits);
     } else {
-      _mm256_storeu_si256(static_cast<__m256i*>(p), bits);
+      _mm512_storeu_si512(p, bits);
     }
   }
 };
 
+}  // namespace
 }  // namespace pyaccel

@@ -4,6 +4,7 @@
 #include "../numeric.h"
 
 namespace pyaccel {
+namespace {  // each instruction set has a Vec of its own: the linker must not take one for another
 
 struct Vec {
   static constexpr int width = 8;
@@ -24,6 +25,12 @@ struct Vec {
   void store(T* p, bool) const {
     for (int i = 0; i < width; ++i) from_float(v[i], p + i);
   }
+  template <typename T>
+  static void store_pair(T* p, const Vec& low, const Vec& high, bool stream) {
+    low.store(p, stream);
+    high.store(p + width, stream);
+  }
 };
 
+}  // namespace
 }  // namespace pyaccel

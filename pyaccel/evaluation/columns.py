@@ -11,10 +11,13 @@ Row = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Column:
-    """``better`` is "smaller", "larger" or ""; ``text`` writes a value; ``relative`` asks for the baseline's ratio."""
+    """``better`` is "smaller", "larger" or ""; ``text`` writes a value; ``relative`` asks for the baseline's ratio.
+
+    ``short`` is the title where room is scarce."""
 
     key: str
     title: str
+    short: str
     better: str
     text: Callable[[float], str]
     relative: bool
@@ -48,7 +51,15 @@ class Column:
 
 def seconds(value: float) -> str:
     """Three digits or so: 0.042, 1.57, 24.3, 183."""
-    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    return (
+        f"{value:.3f}"
+        if value < 0.1
+        else f"{value:.2f}"
+        if value < 10
+        else f"{value:.1f}"
+        if value < 100
+        else f"{value:.0f}"
+    )
 
 
 def speedup(value: float) -> str:
@@ -62,41 +73,41 @@ def _count(value: float) -> str:
 
 COLUMNS = (
     Column(
-        "model_calls", "Model calls", "smaller", _count, False,
+        "model_calls", "Model calls", "Calls", "smaller", _count, False,
         "How often the network was asked per sample, whether it computed everything or took parts from the cache.",
     ),
     Column(
-        "full_calls", "Full calls", "smaller", _count, False,
+        "full_calls", "Full calls", "Full", "smaller", _count, False,
         "The calls among them that computed the whole network. Without a cache all calls are full; "
         "a fair rival of a cache makes as many full calls without one.",
     ),
     Column(
-        "seconds", "Seconds", "smaller", seconds, False,
+        "seconds", "Seconds", "Sec.", "smaller", seconds, False,
         "Wall time for all samples of the row on the machine named above, measured after a warm-up.",
     ),
     Column(
-        "speedup", "Speed-up", "larger", speedup, False,
+        "speedup", "Speed-up", "Speed", "larger", speedup, False,
         "The baseline's seconds divided by the row's.",
     ),
     Column(
-        "fid", "FID", "smaller", lambda v: f"{v:.2f}" if v < 100 else f"{v:.0f}", True,
+        "fid", "FID", "FID", "smaller", lambda v: f"{v:.2f}" if v < 100 else f"{v:.0f}", True,
         "Quality and diversity in one: the Fréchet distance between samples and real images in the features of a small "
         "classifier (not Inception, so compare it only within this report). 0 would be the real distribution.",
     ),
     Column(
-        "precision", "Precision", "larger", lambda v: f"{v:.3f}", True,
+        "precision", "Precision", "Prec.", "larger", lambda v: f"{v:.3f}", True,
         "Quality: the share of samples that look like real images, i.e. fall among the nearest neighbours of one.",
     ),
     Column(
-        "recall", "Recall", "larger", lambda v: f"{v:.3f}", True,
+        "recall", "Recall", "Recall", "larger", lambda v: f"{v:.3f}", True,
         "Diversity: the share of real images that fall among the nearest neighbours of a sample.",
     ),
     Column(
-        "accuracy", "Class accuracy", "larger", lambda v: f"{100 * v:.1f} %", True,
+        "accuracy", "Class accuracy", "Class", "larger", lambda v: f"{100 * v:.1f} %", True,
         "Obedience: the share of samples that the classifier takes for the class that was asked for.",
     ),
     Column(
-        "rmse", "RMSE", "smaller", lambda v: f"{v:.4f}", True,
+        "rmse", "RMSE", "RMSE", "smaller", lambda v: f"{v:.4f}", True,
         "Trajectory error: the root mean square difference, per pixel in [−1, 1], to the solution of the same ODE from "
         "the same noise with 200 steps. 0 would be the exact solution.",
     ),
@@ -105,7 +116,7 @@ BY_KEY = {column.key: column for column in COLUMNS}
 
 
 def family(row: Row, baseline: bool = False) -> str:
-    """"baseline", "caching" (fewer full calls than calls) or "few steps"; a row may name its own ``family``."""
+    """ "baseline", "caching" (fewer full calls than calls) or "few steps"; a row may name its own ``family``."""
     if baseline or row.get("family"):
         return "baseline" if baseline else str(row["family"])
     calls, full = BY_KEY["model_calls"].value(row), BY_KEY["full_calls"].value(row)

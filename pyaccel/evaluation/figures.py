@@ -44,7 +44,7 @@ MARKERS = {"baseline": "s", "few steps": "o", "caching": "D"}
 
 
 def to_pixels(samples: torch.Tensor) -> np.ndarray:
-    """Samples [N, 1 or 3, H, W] in [−1, 1] as bytes [N, H, W, 3]; NaN turns magenta, so that nobody takes it for art."""
+    """Samples [N, 1 or 3, H, W] in [−1, 1] as bytes [N, H, W, 3]; NaN turns magenta, to be seen."""
     if samples.dim() != 4 or samples.shape[1] not in (1, 3) or len(samples) == 0:
         raise ValueError(f"samples must have shape [N, 1 or 3, H, W] with N >= 1, got {list(samples.shape)}")
     samples = samples.detach().float().cpu()
@@ -96,22 +96,24 @@ def samples_figure(
     if not rows:
         raise ValueError("samples_figure needs at least one row")
     colours = THEMES[theme]
-    label, gap = 2.55, 0.05  # inches: the text at the left, the space around a picture
+    label, gap = 2.45, 0.05  # inches: the text at the left, the space around a picture
     shown = min(count, max(len(samples) for _, _, samples in rows))
     side = 10.6 / shown
-    width, height = label + shown * side, 0.12 + len(rows) * side
+    width, height = label + shown * side + 0.1, 0.2 + len(rows) * side
     figure = _figure(width, height, colours)
     for place, (name, speed, samples) in enumerate(rows):
-        bottom = height - 0.06 - (place + 1) * side
+        bottom = height - 0.1 - (place + 1) * side
         middle = (bottom + side / 2) / height
-        lines = _wrapped(name, 25)
-        drop = 0.1 if speed is not None else 0
+        lines = _wrapped(name, 26)
+        top = (len(lines) - (speed is None)) / 2  # half a line up for every other line
         for number, line in enumerate(lines):
-            y = middle + (drop + 0.17 * ((len(lines) - 1) / 2 - number)) / height
+            y = middle + 0.17 * (top - number) / height
             weight = "bold" if number == 0 else "normal"
-            figure.text(0.12 / width, y, line, size=9.5, weight=weight, color=colours.text, va="center", parse_math=False)
+            figure.text(
+                0.12 / width, y, line, size=9.5, weight=weight, color=colours.text, va="center", parse_math=False
+            )
         if speed is not None:
-            y = middle + (drop - 0.09 - 0.17 * (len(lines) + 1) / 2 + 0.06) / height
+            y = middle + 0.17 * (top - len(lines) - 0.1) / height
             text = "baseline" if place == 0 else f"{speedup(speed)} as fast"
             figure.text(0.12 / width, y, text, size=8.5, color=colours.faint, va="center")
         for column, picture in enumerate(to_pixels(samples[:shown])):
@@ -124,12 +126,10 @@ def samples_figure(
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """At most two lines, broken at a " + " or a space; what does not fit is cut with an ellipsis."""
+    """At most two lines, broken at " + ", " (" or a space; what does not fit is cut with an ellipsis."""
     if len(text) <= width:
         return [text]
-    cut = text.rfind(" + ", 0, width)
-    cut = cut if cut > 0 else text.rfind(" ", 0, width)
-    cut = cut if cut > 0 else width
+    cut = next((cut for cut in (text.rfind(sign, 0, width) for sign in (" + ", " (", " ")) if cut > 0), width)
     rest = text[cut:].strip()
     return [text[:cut], rest if len(rest) <= width + 4 else rest[: width + 3] + "…"]
 
@@ -151,15 +151,14 @@ def pareto_figure(path: str | os.PathLike, results: Mapping, theme: str = "light
     other one beats in both. A row without the value, or with NaN, is left out of that panel and named below it.
     """
     rows, colours = checked(results), THEMES[theme]
-    figure = _figure(12.6, 5.6, colours)
+    figure = _figure(12.6, 6.4, colours)
     for number, key in enumerate(("rmse", "fid")):
-        axes = figure.add_axes((0.06 + 0.5 * number, 0.19, 0.425, 0.7), facecolor=colours.paper)
+        axes = figure.add_axes((0.06 + 0.5 * number, 0.18, 0.425, 0.74), facecolor=colours.paper)
         _pareto_panel(axes, rows, BY_KEY[key], colours)
     families = dict.fromkeys(family(row, place == 0) for place, row in enumerate(rows))
-    for place, name in enumerate(families):
+    for name in families:
         handle = {"marker": MARKERS.get(name, "^"), "color": colours.of(name), "linestyle": "", "label": name}
         figure.axes[0].plot([], [], markersize=7, **handle)
-        del place
     figure.axes[0].plot([], [], color=colours.faint, linewidth=1.6, alpha=0.7, label="Pareto front")
     figure.legend(
         loc="lower center", ncols=len(families) + 1, frameon=False, labelcolor=colours.text, fontsize=9.5,
@@ -217,7 +216,7 @@ def _scale(axes, direction: str, values: Sequence[float], pad: tuple[float, floa
     if logarithmic:
         set_scale("log")
         set_limits(10 ** limits[0], 10 ** limits[1])
-        wanted = (1, 2, 5) if span > 0.6 else (1, 1.5, 2, 3, 4, 5, 6, 8) if span > 0.25 else np.arange(1, 10, 0.5)
+        wanted = (1, 2, 5) if span > 1.1 else (1, 1.5, 2, 3, 4, 5, 7) if span > 0.3 else np.arange(1, 10, 0.5)
         ticks = [m * 10.0**e for e in range(int(limits[0]) - 2, int(limits[1]) + 2) for m in wanted]
         axis.set_ticks([tick for tick in ticks if 10 ** limits[0] <= tick <= 10 ** limits[1]])
         axis.set_minor_formatter(NullFormatter())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.transforms import Bbox
 
 # Directions in the order of preference: the side first, since text is wide and low.
-DIRECTIONS = ((1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1))
-DISTANCES = (10, 18, 30, 46, 66)  # points
+DIRECTIONS = ((1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 2), (1, -2), (-1, 2), (-1, -2))
+DISTANCES = (10, 18, 30, 46, 66, 90)  # points
+NEAR = 13  # points; a label farther away than this needs a line to its point
 
 
 def place_labels(
@@ -43,22 +45,26 @@ def place_labels(
         for order, distance in enumerate(DISTANCES):
             for direction, (dx, dy) in enumerate(DIRECTIONS):
                 box = _moved(points[place], extent.width, extent.height, dx, dy, distance * unit)
-                cost = _cost(box, points, line_points, taken, frame, unit) + 1.5 * order + 0.2 * direction
+                way = _leader(points[place], box, unit)
+                cost = _cost(box, points, line_points, taken, frame, unit) + 3.0 * order + 0.2 * direction
+                cost += _crossings(way, np.delete(points, place, axis=0), taken, unit)
                 if best is None or cost < best[0]:
-                    best = cost, box, order
-        _, box, order = best
+                    best = cost, box, way
+        _, box, way = best
         note.set_position(((box.x0 - points[place][0]) / unit, ((box.y0 + box.y1) / 2 - points[place][1]) / unit))
         note.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground=halo)])
-        if order > 1:
-            _draw_leader(axes, points[place], box, leader)
+        if len(way):
+            ends = axes.transData.inverted().transform(way[[0, -1]])
+            axes.plot(*ends.T, color=leader, linewidth=0.8, alpha=0.8, zorder=2.5, scalex=False, scaley=False)
+            line_points = np.concatenate([line_points, way])
         taken.append(box)
 
 
 def _moved(point, width: float, height: float, dx: int, dy: int, distance: float) -> Bbox:
     """The box of a text that is moved from the point into a direction; diagonals overlap the point's column."""
-    reach = distance if dy == 0 or dx == 0 else distance * 0.7
+    reach = distance if dy == 0 or dx == 0 else distance * 0.6
     x = point[0] - width / 2 if dx == 0 else point[0] + reach if dx > 0 else point[0] - reach - width
-    y = point[1] - height / 2 + dy * (reach + height / 2)
+    y = point[1] - height / 2 + dy * reach + np.sign(dy) * height / 2
     return Bbox.from_bounds(x, y, width, height)
 
 
@@ -67,7 +73,9 @@ def _cost(box: Bbox, points, line_points, taken: Sequence[Bbox], frame: Bbox, un
     cost = 40.0 * sum(padded.overlaps(other) for other in taken)
     cost += 25.0 * _inside(box.padded(5 * unit), points)
     cost += 1.0 * _inside(padded, line_points)
-    outside = max(0, frame.x0 - box.x0) + max(0, box.x1 - frame.x1) + max(0, frame.y0 - box.y0) + max(0, box.y1 - frame.y1)
+    outside = (
+        max(0, frame.x0 - box.x0) + max(0, box.x1 - frame.x1) + max(0, frame.y0 - box.y0) + max(0, box.y1 - frame.y1)
+    )
     return cost + 2.0 * outside / unit
 
 
@@ -84,13 +92,22 @@ def _room(points, place: int) -> float:
 def _along(corners, spacing: float):
     """Points along a polyline, ``spacing`` apart."""
     parts = [corners[:1]]
-    for a, b in zip(corners[:-1], corners[1:], strict=True):
+    for a, b in pairwise(corners):
         count = max(1, int(np.linalg.norm(b - a) / spacing))
         parts.append(a + (b - a) * (np.arange(1, count + 1) / count)[:, None])
     return np.concatenate(parts)
 
 
-def _draw_leader(axes, point, box: Bbox, colour: str) -> None:
+def _leader(point, box: Bbox, unit: float):
+    """Points along the line from a point to its label; none when the label is near enough to do without."""
     end = np.clip(point, (box.x0, box.y0), (box.x1, box.y1))
-    (x0, y0), (x1, y1) = axes.transData.inverted().transform([point, end])
-    axes.plot([x0, x1], [y0, y1], color=colour, linewidth=0.8, alpha=0.8, zorder=2.5, scalex=False, scaley=False)
+    far = np.linalg.norm(end - point) > NEAR * unit
+    return _along(np.array([point, end]), 3 * unit) if far else np.empty((0, 2))
+
+
+def _crossings(way, others, taken: Sequence[Bbox], unit: float) -> float:
+    """What a leader costs that runs into other points or through labels."""
+    if not len(way):
+        return 0.0
+    gaps = np.linalg.norm(way[:, None] - others[None], axis=2).min(axis=0) if len(others) else np.empty(0)
+    return 2.0 + 15.0 * int((gaps < 6 * unit).sum()) + 15.0 * sum(_inside(box, way) > 0 for box in taken)

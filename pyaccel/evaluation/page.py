@@ -56,7 +56,7 @@ def page(results: Mapping, rows: Sequence[Row], opening: str, pictures: Mapping[
         _facts(results),
         '<div class="card scroll">' + _table(rows) + "</div>",
         '<p class="hint" style="margin-top:10px">Marked: the best value of the column. '
-        "Small: the ratio to the baseline, which is the first row.</p>",
+        "Small print: how many times the baseline's value, which is the first row.</p>",
         _figure("The same pictures by every method", "One column, one noise and one class.", pictures.get("samples"),
                 "A row of samples for each method, all from the same noise"),
         _figure("What speed costs", "Lower right is better. On the line: methods that no other one beats in both.",
@@ -83,7 +83,7 @@ def _facts(results: Mapping) -> str:
 
 def _table(rows: Sequence[Row]) -> str:
     head = "".join(
-        f'<th scope="col" title="{escape(column.explanation)}">{escape(column.title)} {ARROWS[column.better]}</th>'
+        f'<th scope="col" title="{escape(column.explanation)}">{escape(column.title)}&nbsp;{ARROWS[column.better]}</th>'
         for column in COLUMNS
     )
     best = {column.key: column.best(rows) for column in COLUMNS}
@@ -95,11 +95,15 @@ def _table(rows: Sequence[Row]) -> str:
         cells = [f'<td><span class="dot {kind}"></span><span class="name">{escape(row["name"])}</span>{note}</td>']
         for column in COLUMNS:
             cell, ratio = column.cell(row), column.ratio(row, rows[0])
-            small = f'<span class="ratio">{ratio:.2f} of base</span>' if place and ratio is not None else ""
+            small = f'<span class="ratio">{ratio:.2f}×</span>' if place and ratio is not None else ""
             marked = ' class="best"' if cell == best[column.key] else ""
             cells.append(f'<td{marked}><span class="value">{escape(cell)}</span>{small}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<table><thead><tr><th scope="col">Method</th>{head}</tr></thead>\n<tbody>\n' + "\n".join(body) + "</tbody></table>"
+    return (
+        f'<table><thead><tr><th scope="col">Method</th>{head}</tr></thead>\n<tbody>\n'
+        + "\n".join(body)
+        + "</tbody></table>"
+    )
 
 
 def _figure(title: str, hint: str, themes: Mapping[str, str] | None, alternative: str) -> str:
@@ -108,12 +112,16 @@ def _figure(title: str, hint: str, themes: Mapping[str, str] | None, alternative
     sources = {theme: f"data:image/png;base64,{data}" for theme, data in themes.items()}
     dark = f'<source srcset="{sources["dark"]}" media="(prefers-color-scheme: dark)">' if "dark" in sources else ""
     picture = f'<picture>{dark}<img src="{sources["light"]}" alt="{escape(alternative)}"></picture>'
-    return f'<h2>{escape(title)}</h2><p class="hint">{escape(hint)}</p><div class="card"><figure>{picture}</figure></div>'
+    return (
+        f'<h2>{escape(title)}</h2><p class="hint">{escape(hint)}</p><div class="card"><figure>{picture}</figure></div>'
+    )
 
 
 def _legend() -> str:
     entries = []
     for column in COLUMNS:
         direction = f"{column.better} is better" if column.better else ""
-        entries.append(f"<dt>{escape(column.title)}<br><small>{direction}</small></dt><dd>{escape(column.explanation)}</dd>")
+        entries.append(
+            f"<dt>{escape(column.title)}<br><small>{direction}</small></dt><dd>{escape(column.explanation)}</dd>"
+        )
     return f"<dl>{''.join(entries)}</dl>"

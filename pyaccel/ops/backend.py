@@ -69,6 +69,11 @@ def why_not(name: str, device: torch.device) -> str:
     return ""
 
 
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware, so that a network in it is faster than in float32."""
+    return _native is not None and "avx512bf16" in _native.instruction_sets()
+
+
 def transformed() -> bool:
     """True inside torch.func transforms, forward-mode differentiation or a dispatch mode.
 

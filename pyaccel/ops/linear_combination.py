@@ -59,7 +59,7 @@ def linear_combination(
         TypeError: anything but real floating-point tensors.
     """
     if not _is_compiling() and _native_first and _plain() and dtype is None:
-        # Dense CPU tensors of one shape, lists of numbers, no gradients: the common case at the least cost. None if not.
+        # Dense CPU tensors of one shape, lists of numbers, no gradients: the common case, or None if it is another.
         result = _combine(tensors, coefficients, out, _grad_enabled(), _empty_like)
         if result is not None:
             if out is not None:
@@ -99,7 +99,8 @@ class Prepared:
             and self._run(tensors, out, _grad_enabled())
         ):
             return out
-        return linear_combination(tensors, self._coefficients, out=out)
+        linear_combination(tensors, self._coefficients, out=out)
+        return out
 
 
 def prepare(
@@ -240,7 +241,7 @@ def _check_dtype(dtype: torch.dtype, what: str) -> None:
 
 
 def _check(tensors, coefficients):
-    """(tensors as a list, coefficients as nested lists or a tensor, n, common shape), or an error that names the culprit."""
+    """(tensors as a list, coefficients as nested lists or a tensor, n, common shape), or an error naming the culprit."""
     if isinstance(tensors, Tensor):
         raise TypeError("linear_combination: tensors must be a list of tensors, got one tensor; write [tensor]")
     tensors = list(tensors)
@@ -262,7 +263,9 @@ def _check(tensors, coefficients):
 
     if isinstance(coefficients, Tensor):
         if not coefficients.is_floating_point():
-            raise TypeError(f"linear_combination: coefficients have dtype {coefficients.dtype}; expected floating point")
+            raise TypeError(
+                f"linear_combination: coefficients have dtype {coefficients.dtype}; expected floating point"
+            )
         sizes = tuple(coefficients.shape)
     else:
         if hasattr(coefficients, "tolist"):
@@ -344,7 +347,9 @@ def _refuse_overlap(tensors, out) -> None:
         others = [(f"tensors[{j}]", t, True) for j, t in enumerate(tensors)]
         others += [(f"out[{j}]", t, False) for j, t in enumerate(out[:i])]
         for name, t, same_allowed in others:
-            same = o.data_ptr() == t.data_ptr() and o.shape == t.shape and o.stride() == t.stride() and o.dtype == t.dtype
+            same = (
+                o.data_ptr() == t.data_ptr() and o.shape == t.shape and o.stride() == t.stride() and o.dtype == t.dtype
+            )
             if same and same_allowed:
                 continue
             if _share_memory(o, t):
@@ -396,7 +401,9 @@ def _backward(grads, tensors, coefficients, needs):
             transposed = [[[row[j] for row in sample] for j in wanted] for sample in coefficients]
         else:
             transposed = [[row[j] for row in coefficients] for j in wanted]
-        for j, g in zip(wanted, linear_combination(grads, transposed, dtype=[tensors[j].dtype for j in wanted]), strict=True):
+        for j, g in zip(
+            wanted, linear_combination(grads, transposed, dtype=[tensors[j].dtype for j in wanted]), strict=True
+        ):
             tensor_grads[j] = g
     coefficient_grad = None
     if needs[0]:
@@ -453,7 +460,7 @@ def _setup_context(ctx, inputs, output):
 
 def _operator_backward(ctx, grads):
     coefficients, *tensors = ctx.saved_tensors
-    grads = [g for g in grads]
+    grads = list(grads)
     needs = (ctx.needs_input_grad[1], *ctx.needs_input_grad[0])
     tensor_grads, coefficient_grad = _backward(grads, tensors, coefficients, needs)
     return tensor_grads, coefficient_grad, None
@@ -471,5 +478,5 @@ def _(info, in_dims, tensors, coefficients, dtypes):
     return results, [0] * len(results)
 
 
-# Whether a call may go straight to the native kernel: it is there, it is not forbidden, and torch's inside is as we know it.
+# Whether a call may go straight to the native kernel: it is there and not forbidden, and torch's inside is as known.
 _native_first = _native is not None and backend.forced() in (None, "native") and backend.private_names_work()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Sequence
 
 from .. import predictions, time_grids
+from ..names import look_up
 from ..schedules import Schedule
 from .builder import Builder
 from .plan import Plan
@@ -89,8 +89,4 @@ def option(solver_name: str, name: str, value, allowed: Sequence) -> None:
 
 def from_name(name: str) -> Callable[..., Plan]:
     """The solver called ``name``; ValueError with the nearest name when there is none."""
-    if name not in SOLVERS:
-        close = difflib.get_close_matches(name, SOLVERS, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown solver {name!r}; there are: {', '.join(SOLVERS)}{hint}")
-    return SOLVERS[name]
+    return look_up("solver", name, SOLVERS)

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..seeding import step_generator
+
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
     "T-shirt",
@@ -52,12 +54,6 @@ class ImageData:
             flipped = torch.rand(size, generator=step_generator(seed, step, stream=2)) < 0.5
             images[flipped] = images[flipped].flip(-1)
         return images, self.labels[index]
-
-
-def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
-    """A generator whose numbers depend on (seed, step, stream) alone."""
-    words = np.random.SeedSequence((seed, step, stream)).generate_state(2)
-    return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
 
 def fashion_mnist(split: str = "train", folder: str | os.PathLike | None = None) -> ImageData:

@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .checkpoints import flatten, load_tensors, save_tensors, unflatten
-from .data import ImageData, step_generator
 from ..progress import progress_bar
+from ..seeding import step_generator
+from .checkpoints import flatten, load_tensors, save_tensors, unflatten
+from .data import ImageData
 
 
 @dataclass(frozen=True)

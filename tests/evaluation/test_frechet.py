@@ -52,7 +52,10 @@ def test_is_zero_for_equal_clouds_even_with_dead_features():
 def test_serves_float32_features_in_float64():
     a, b = draw(300, 8, seed=5).float() + 100, draw(300, 8, seed=6).float() + 100
     exact = closed_form(
-        a.double().mean(0).numpy(), np.cov(a.double().numpy().T), b.double().mean(0).numpy(), np.cov(b.double().numpy().T)
+        a.double().mean(0).numpy(),
+        np.cov(a.double().numpy().T),
+        b.double().mean(0).numpy(),
+        np.cov(b.double().numpy().T),
     )
     assert frechet_distance(a, moments(b)) == pytest.approx(exact, rel=1e-7)
 

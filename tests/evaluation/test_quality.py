@@ -43,7 +43,9 @@ def test_is_made_of_its_parts(classifier):
         features, logits = classifier.features(samples), classifier(samples)
         expected_fid = frechet_distance(features, moments(classifier.features(real)))
     assert quality.fid == pytest.approx(expected_fid, rel=1e-5)
-    assert (quality.precision, quality.recall) == pytest.approx(precision_recall(features, reference.features), abs=0.011)
+    assert (quality.precision, quality.recall) == pytest.approx(
+        precision_recall(features, reference.features), abs=0.011
+    )
     assert quality.accuracy == pytest.approx((logits.argmax(1) == labels).double().mean().item())
 
 
@@ -114,7 +116,9 @@ def test_a_thousand_samples_take_less_than_three_seconds():
 
 def test_rmse_equals_its_formula():
     a, b = images(10, seed=15), images(10, seed=16)
-    expected = math.sqrt(sum((x - y) ** 2 for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)) / 7840)
+    expected = math.sqrt(
+        sum((x - y) ** 2 for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)) / 7840
+    )
     assert rmse(a, b) == pytest.approx(expected, rel=1e-12)
     assert rmse(a, a) == 0
     tiny = torch.full((4,), 1e-30, dtype=torch.float32)

@@ -11,28 +11,25 @@ import pytest
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
 import triton.language as tl  # noqa: E402
+from pyaccel.triton_kernels import linear_combination as module  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
-
-from pyaccel.triton_kernels import linear_combination as module  # noqa: E402
 
 interpreted = os.environ.get("TRITON_INTERPRET") == "1"
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
-VALUES = '''
+VALUES = """
 import torch
 from pyaccel import ops
 from pyaccel.ops import reference
 from tests.ops.combinations import assert_combines, random_coefficients
 
 torch.manual_seed(0)
-reference_calls = []
-formula = reference.linear_combination
 f32, bf16, f16, f64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
 assert ops.backend.choose(torch.device("cpu")) == "triton"
 
 def check(shape, dtypes, outs, per_sample=False):
-    sizes = (shape[0],) * per_sample + (len(outs), len(dtypes))
+    sizes = shape[:1] * per_sample + (len(outs), len(dtypes))
     c = random_coefficients(*sizes)
     tensors = [torch.randn(shape).to(d) for d in dtypes]
     # The interpreter truncates where it stores bfloat16: twice the rounding.
@@ -42,9 +39,10 @@ def check(shape, dtypes, outs, per_sample=False):
     into = [torch.full(shape, float("nan")).to(d) for d in outs]
     assert_combines(ops.linear_combination(tensors, c, out=into), tensors, c, slack)
 
-reference.linear_combination = lambda *args: reference_calls.append(args)
-import tests.ops.combinations as combinations
-combinations.reference = type("R", (), {"linear_combination": staticmethod(formula), "accumulator": reference.accumulator})
+def formula(*args):
+    raise AssertionError("the formula was used, not the kernel")
+
+reference.linear_combination = formula
 
 for shape in [(), (1,), (3, 17), (255,), (4099,), (0, 3)]:
     check(shape, [f32, f32, f32], [f32])
@@ -60,11 +58,11 @@ for n in (2, 6):
     before, c = [t.clone() for t in tensors], random_coefficients(n, n)
     assert_combines(ops.linear_combination(tensors, c, out=tensors), before, c)
 
-# Sums over several launches keep infinities where they belong: nothing is ever multiplied by zero to be added.
+# Over several launches an infinity stays in its output: no sum of one is multiplied by zero for another.
 tensors = [torch.ones(4) for _ in range(70)]
 tensors[0] = torch.full((4,), float("inf"))
-a, b = ops.linear_combination(tensors, [[1.0] * 70, [0.0] + [1.0] * 69][:1] + [[2.0] * 70])
-assert torch.isinf(a).all() and torch.isinf(b).all()
+a, b = ops.linear_combination(tensors, [[1.0] * 70, [-1.0] * 70])
+assert torch.equal(a, tensors[0]) and torch.equal(b, -tensors[0])
 channels_last = torch.randn(2, 3, 5, 7).to(memory_format=torch.channels_last)
 (result,) = ops.linear_combination([channels_last, torch.randn(3, 1, 1)], [[1.0, 0.0]])
 assert torch.equal(result, channels_last) and result.is_contiguous(memory_format=torch.channels_last)
@@ -74,9 +72,8 @@ x = torch.randn(50, requires_grad=True)
 (y,) = ops.linear_combination([x, x.detach()], [[2.0, 1.0]])
 y.sum().backward()
 assert torch.equal(x.grad, torch.full((50,), 2.0))
-assert not reference_calls
 print("right")
-'''
+"""
 
 
 def test_values_in_the_interpreter():

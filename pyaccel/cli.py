@@ -1,0 +1,191 @@
+"""The command ``pyaccel``. A wrong call prints one line and exits with 2; an interruption exits with 130."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from . import __version__
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="pyaccel")
+def cli() -> None:
+    """Make diffusion models sample faster: fewer steps, cheaper steps, and both measured."""
+
+
+@cli.command()
+def info() -> None:
+    """What runs here: backends, instruction sets, threads, and why something is missing."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .ops.backend import describe
+
+    table = Table("part", "what runs here", title=f"pyaccel {__version__}", title_justify="left")
+    for name, text in describe():
+        table.add_row(name, text)
+    Console().print(table)
+
+
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("pyaccel-demo"), show_default=True)
+@click.option("--quick", is_flag=True, help="200 images a row instead of 1000: under a minute.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--progress/--no-progress", default=True, show_default=True)
+def demo(out: Path, quick: bool, seed: int, progress: bool) -> None:
+    """Measure solvers and caches on a trained model and write a report (HTML, pictures, JSON)."""
+    from rich.console import Console
+
+    from .evaluation import demo as experiment
+    from .evaluation import rich_table
+
+    results = experiment.run(out, quick=quick, seed=seed, progress=progress)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(rich_table(results))
+    print(f"report: {out / 'report.html'}")
+
+
+@cli.command()
+@click.option("--model", required=True, help="A model of the zoo; see: pyaccel models.")
+@click.option("--solver", default="unipc", show_default=True, help="ddim, euler, dpmpp or unipc.")
+@click.option("--steps", type=int, default=8, show_default=True)
+@click.option("--solver-order", type=int, help="Order of dpmpp (1-3) or unipc; default: the solver's own.")
+@click.option("--grid", default="uniform", show_default=True, help="uniform, quadratic, log_snr or karras.")
+@click.option("--cache", "cache_name", help="taylorseer.")
+@click.option("--interval", type=int, default=4, show_default=True, help="Of the cache: in full every N-th step.")
+@click.option("--order", type=int, default=2, show_default=True, help="Of the cache's polynomial.")
+@click.option("--count", type=int, default=64, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--classes", help="Labels to cycle through, e.g. 0,3; default: all.")
+@click.option("--guidance", type=float, default=1.0, show_default=True, help="Classifier-free guidance; 1 is none.")
+@click.option("--batch", type=int, default=250, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="FILE.png (a grid) or FILE.safetensors.")
+def sample(
+    model: str,
+    solver: str,
+    steps: int,
+    solver_order: int | None,
+    grid: str,
+    cache_name: str | None,
+    interval: int,
+    order: int,
+    count: int,
+    seed: int,
+    classes: str | None,
+    guidance: float,
+    batch: int,
+    out: Path,
+) -> None:
+    """Draw samples from a model of the zoo."""
+    if out.suffix not in (".png", ".safetensors"):
+        raise ValueError(f"--out must end in .png or .safetensors, got {str(out)!r}")
+    if batch < 1:
+        raise ValueError(f"--batch must be at least 1, got {batch}")
+
+    from . import caching, solvers, zoo
+    from .evaluation import image_grid
+    from .evaluation.sampling import generate
+    from .names import look_up
+    from .progress import progress_bar
+    from .training.checkpoints import save_tensors
+
+    denoiser = zoo.load(model, guidance=guidance)
+    options = {} if solver_order is None else {"order": solver_order}
+    plan = solvers.from_name(solver)(denoiser.schedule, steps, grid=grid, **options)
+    cache = None
+    if cache_name is not None:
+        cache = look_up("cache", cache_name, caching.CACHES)(denoiser.model, interval=interval, order=order)
+    with progress_bar(f"sampling {model}", count) as bar:
+        result = generate(
+            denoiser, plan, count, seed=seed, classes=_numbers(classes), cache=cache, batch=batch, bar=bar
+        )
+    if out.suffix == ".png":
+        image_grid(out, result.images)
+    else:
+        facts = {
+            "seconds": f"{result.seconds:.6f}",
+            "model_calls": str(result.model_calls),
+            "full_calls": str(result.full_calls),
+        }
+        save_tensors(out, {"samples": result.images, "labels": result.labels}, facts)
+    print(
+        f"{count} samples in {result.seconds:.2f} s ({result.model_calls} model calls, {result.full_calls} of them "
+        f"in full): {out}"
+    )
+
+
+@cli.command()
+def models() -> None:
+    """List the zoo, with the figures of its cards."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from . import zoo
+
+    table = Table("model", "what", "parameters", "trained", "figures")
+    for card in zoo.cards():
+        training = card["training"]
+        figures = ", ".join(f"{name} {value}" for name, value in card["figures"].items())
+        what = f"{card['architecture']}, {card['prediction']}" if "prediction" in card else card["architecture"]
+        trained = f"{training['steps']} steps, {training['minutes']} min"
+        table.add_row(card["name"], what, f"{card['parameters'] / 1e6:.2f} M", trained, figures)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; default: runs/NAME.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's four idx files.")
+@click.option("--steps", type=int, help="Training steps; default: the recipe's.")
+@click.option("--batch-size", type=int, help="Default: the recipe's.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--checkpoint-every", type=float, default=120.0, show_default=True, help="Seconds.")
+def train(
+    name: str,
+    out: Path | None,
+    data: Path | None,
+    steps: int | None,
+    batch_size: int | None,
+    seed: int,
+    checkpoint_every: float,
+) -> None:
+    """Train a model of the zoo anew: fashion-dit, fashion-unet or fashion-classifier.
+
+    Ctrl-C saves the state; the same command goes on from there. The result, weights and card, lies in the run's folder.
+    """
+    from .evaluation.cards import train_model
+
+    changes = {"steps": steps, "batch_size": batch_size, "seed": seed}
+    folder = out or Path("runs") / name
+    finished = train_model(name, folder, data, {k: v for k, v in changes.items() if v is not None}, checkpoint_every)
+    print(f"finished: {folder / name}.safetensors" if finished else f"stopped; the same command goes on: {folder}")
+    if not finished:
+        sys.exit(130)
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--classes must be whole numbers with commas between, e.g. 0,3; got {text!r}") from None
+
+
+def main() -> None:
+    """Entry point of the command."""
+    try:
+        result = cli(standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except click.ClickException as error:
+        print(f"pyaccel: {error.format_message()}", file=sys.stderr)
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        print("pyaccel: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        print(f"pyaccel: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,92 @@
+"""Training a model of the zoo from its recipe, and the card that goes with the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__, schedules, solvers, zoo
+from ..denoiser import Denoiser
+from ..models import ARCHITECTURES
+from ..names import look_up
+from ..training.checkpoints import save_tensors
+from ..training.data import FASHION_MNIST_CLASSES, fashion_mnist
+from ..training.recipes import RECIPES, Recipe
+from ..training.trainer import Trainer
+from .figures import image_grid
+from .quality import Reference, class_accuracy, classify
+from .sampling import fashion_quality, generate
+
+FIGURE_SAMPLES = 2000
+
+
+def train_model(
+    name: str,
+    folder: Path,
+    data: str | os.PathLike | None = None,
+    changes: dict[str, Any] | None = None,
+    checkpoint_seconds: float = 120.0,
+) -> bool:
+    """Trains ``name`` by its recipe in ``folder``; False when it was asked to stop before the end.
+
+    A run in ``folder`` goes on where it stood. At the end ``folder`` holds NAME.safetensors and the card NAME.json;
+    for a generative model samples.png, for the classifier the reference statistics. ``changes`` replaces settings of
+    the recipe's TrainerConfig; ``data`` is Fashion-MNIST's folder.
+    """
+    recipe = look_up("model to train", name, RECIPES)
+    config = dataclasses.replace(recipe.config, **(changes or {}))
+    images = fashion_mnist("train", data)
+    torch.manual_seed(config.seed)
+    model = ARCHITECTURES[recipe.architecture](**recipe.options)
+    trainer = Trainer(model, recipe.loss(), images, config, folder, checkpoint_seconds)
+    if not trainer.fit():
+        return False
+    if recipe.prediction:
+        figures = _generative_figures(trainer, recipe, folder)
+    else:
+        test = fashion_mnist("test", data)
+        _, logits = classify(trainer.ema, test.images)
+        figures = {"test accuracy": round(class_accuracy(logits, test.labels), 4)}
+        reference = Reference.from_images(trainer.ema, images.images)
+        save_tensors(folder / "fashion-reference.safetensors", reference.to_tensors(), {})
+    zoo.save(trainer.ema, _card(name, recipe, trainer, figures), folder)
+    return True
+
+
+def _generative_figures(trainer: Trainer, recipe: Recipe, folder: Path) -> dict[str, float]:
+    denoiser = Denoiser(trainer.ema, schedules.from_name(recipe.schedule), recipe.prediction)
+    samples = generate(denoiser, solvers.unipc(denoiser.schedule, 20), FIGURE_SAMPLES)
+    image_grid(folder / "samples.png", samples.images[:100])
+    quality = fashion_quality(samples)
+    return {key: round(value, 3) for key, value in dataclasses.asdict(quality).items()}
+
+
+def _card(name: str, recipe: Recipe, trainer: Trainer, figures: dict[str, float]) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "name": name,
+        "architecture": recipe.architecture,
+        "options": recipe.options,
+        "parameters": sum(p.numel() for p in trainer.ema.parameters()),
+        "data": "Fashion-MNIST, 60000 training images, 1×28×28 in [−1, 1]",
+        "classes": list(FASHION_MNIST_CLASSES),
+    }
+    how = "on the 10000 test images"
+    if recipe.prediction:
+        schedule = schedules.from_name(recipe.schedule)
+        facts["schedule"] = {"name": schedule.name, "parameters": schedule.parameters}
+        facts["prediction"] = recipe.prediction
+        how = f"{FIGURE_SAMPLES} samples, seed 0, UniPC with 20 steps, float32; features of fashion-classifier"
+    facts["training"] = {
+        "command": f"pyaccel train {name} --seed {trainer.config.seed}",
+        "steps": trainer.step,
+        "minutes": round(trainer.seconds / 60, 1),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "pyaccel": __version__,
+        "config": dataclasses.asdict(trainer.config),
+    }
+    return facts | {"figures": figures, "figures measured": how}

@@ -1,0 +1,130 @@
+"""``pyaccel demo``: one trained model, sampled by fewer steps, by cheaper steps and by both, measured on this machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .. import __version__, caching, solvers, zoo
+from ..caching import Cache
+from ..denoiser import Denoiser
+from ..ops.backend import fast_bfloat16
+from ..progress import progress_bar
+from ..solvers import Plan
+from .quality import rmse
+from .report import write_report
+from .sampling import BATCH, fashion_quality, fashion_reference, generate
+
+MODEL = "fashion-dit"
+REFERENCE_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: a plan and, with it, an optional cache."""
+
+    name: str
+    family: str
+    plan: Plan
+    cache: Callable[[], Cache] | None = None
+
+    @property
+    def work(self) -> int:
+        """Model calls, for the progress bar."""
+        return self.plan.calls
+
+
+def methods(denoiser: Denoiser) -> list[Method]:
+    """The demo's rows, the baseline first; each cached row beside UniPC with as many full calls and no cache."""
+    schedule, model = denoiser.schedule, denoiser.model
+
+    def row(name, family, solver, steps, interval=0, warmup=3, **options) -> Method:
+        plan = solvers.from_name(solver)(schedule, steps, **options)
+        cache = (lambda: caching.taylorseer(model, interval, order=2, warmup=warmup)) if interval else None
+        return Method(name, family, plan, cache)
+
+    return [
+        row("Euler, 50 steps", "baseline", "euler", 50),
+        row("Euler, 10 steps", "fewer steps", "euler", 10),
+        row("DPM-Solver++(2M), 10 steps", "fewer steps", "dpmpp", 10),
+        row("UniPC, 8 steps", "fewer steps", "unipc", 8),
+        row("UniPC, 20 steps + TaylorSeer every 3rd", "caching", "unipc", 20, interval=3),
+        row("UniPC, 8 steps (as many full calls)", "fewer steps", "unipc", 8),
+        row("UniPC, 20 steps + TaylorSeer every 5th", "caching", "unipc", 20, interval=5),
+        row("UniPC, 6 steps (as many full calls)", "fewer steps", "unipc", 6),
+        row("UniPC, 12 steps + TaylorSeer every 3rd", "both", "unipc", 12, interval=3),
+    ]
+
+
+def run(folder: str | os.PathLike, *, quick: bool = False, seed: int = 0, progress: bool = True) -> dict:
+    """Samples every row, measures it, writes the report into ``folder`` and returns the results.
+
+    1000 images a row and RMSE on the first 250 of them; with ``quick`` 200 and 50. Nothing is written before all is
+    measured, so an interruption leaves an earlier report as it was.
+    """
+    count, exact = (200, 50) if quick else (1000, 250)
+    dtype = torch.bfloat16 if fast_bfloat16() else torch.float32
+    denoiser, precise = zoo.load(MODEL, dtype=dtype), zoo.load(MODEL, dtype=torch.float32)
+    fashion_reference()  # loaded before anything is timed
+    rows, pictures = [], {}
+    table = methods(denoiser)
+    reference_plan = solvers.unipc(precise.schedule, REFERENCE_STEPS)
+    units = count * sum(m.work for m in table) + exact * reference_plan.calls
+    with progress_bar("demo", units, progress) as bar:
+        bar.note("warming up")
+        generate(denoiser, table[3].plan, BATCH, seed=seed + 1)
+        bar.note(f"the exact solution: {REFERENCE_STEPS} steps")
+        truth = generate(precise, reference_plan, exact, seed=seed, bar=_Scaled(bar, reference_plan.calls)).images
+        for method in table:
+            bar.note(method.name)
+            cache = method.cache() if method.cache else None
+            samples = generate(denoiser, method.plan, count, seed=seed, cache=cache, bar=_Scaled(bar, method.work))
+            quality = fashion_quality(samples)
+            rows.append(
+                {
+                    "name": method.name,
+                    "family": method.family,
+                    "model_calls": samples.model_calls,
+                    "full_calls": samples.full_calls,
+                    "seconds": samples.seconds,
+                    "speedup": rows[0]["seconds"] / samples.seconds if rows else 1.0,
+                    "fid": quality.fid,
+                    "precision": quality.precision,
+                    "recall": quality.recall,
+                    "accuracy": quality.accuracy,
+                    "rmse": rmse(samples.images[:exact], truth),
+                }
+            )
+            pictures[method.name] = samples.images[:20]
+    results = {
+        "title": "pyaccel demo: a diffusion transformer on Fashion-MNIST",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "settings": {
+            "model": MODEL,
+            "images per row": count,
+            "images for RMSE": exact,
+            "network": str(dtype).removeprefix("torch."),
+            "batch": BATCH,
+            "seed": seed,
+            "pyaccel": __version__,
+        },
+        "rows": rows,
+    }
+    write_report(Path(folder), results, pictures)
+    return results
+
+
+class _Scaled:
+    """Advances a bar by several units for each image."""
+
+    def __init__(self, bar, units: int):
+        self._bar, self._units = bar, units
+
+    def advance(self, images: int) -> None:
+        """``images`` more are done."""
+        self._bar.advance(images * self._units)

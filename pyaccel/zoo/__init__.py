@@ -1,0 +1,76 @@
+"""The embedded models: weights in safetensors (half precision), each with a card that says how it was made.
+
+``zoo.load("fashion-dit")`` is a :class:`pyaccel.Denoiser` ready for any Plan; ``zoo.cards()`` lists what there is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import schedules
+from ..denoiser import Denoiser
+from ..files import write_atomically
+from ..models import ARCHITECTURES
+from ..names import look_up
+from ..training.checkpoints import load_tensors, save_tensors
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Every model of the zoo."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def cards() -> list[dict[str, Any]]:
+    """The cards of all models."""
+    return [card(name) for name in names()]
+
+
+def card(name: str) -> dict[str, Any]:
+    """What is known of a model: architecture, schedule, prediction, training, figures. ValueError for unknown names."""
+    path = look_up("model", name, {known: FOLDER / f"{known}.json" for known in names()})
+    return json.loads(path.read_text())
+
+
+def load_model(name: str) -> nn.Module:
+    """The network of a model, float32, in evaluation mode, without gradients."""
+    facts = card(name)
+    model = ARCHITECTURES[facts["architecture"]](**facts["options"])
+    tensors, _ = load_tensors(FOLDER / f"{name}.safetensors")
+    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in tensors.items()})
+    return model.eval().requires_grad_(False)
+
+
+def load(
+    name: str, *, guidance: float | torch.Tensor = 1.0, dtype: torch.dtype = torch.float32, batched: bool = True
+) -> Denoiser:
+    """A generative model of the zoo as a Denoiser; samples are images in [−1, 1], conditioned by ``label=`` [B].
+
+    Args:
+        guidance: weight w of classifier-free guidance, a number or a tensor [B]; 1 is without.
+        dtype: of the network; the state of a run stays float32.
+        batched: both passes of guidance in one call.
+    """
+    facts = card(name)
+    if "schedule" not in facts:
+        raise ValueError(f"{name} is a {facts['architecture']}, not a model to sample from; use zoo.load_model")
+    model = load_model(name).to(dtype)
+    schedule = schedules.from_name(facts["schedule"]["name"], **facts["schedule"]["parameters"])
+    unconditional = {"label": model.classes}
+    return Denoiser(model, schedule, facts["prediction"], guidance, unconditional, batched, dtype)
+
+
+def save(model: nn.Module, facts: dict[str, Any], folder: str | os.PathLike) -> None:
+    """Writes ``folder/NAME.safetensors`` in half precision and the card beside it; the name is ``facts["name"]``."""
+    folder = Path(folder)
+    tensors = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    save_tensors(folder / f"{facts['name']}.safetensors", tensors, {"name": facts["name"]})
+    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(folder / f"{facts['name']}.json", lambda path: path.write_text(text))
