@@ -11,12 +11,12 @@
 namespace pyaccel {
 
 struct Combination {
-  int n, k;                  // outputs, inputs
-  int64_t batch, inner;      // samples, elements of each; batch is 1 when all share their coefficients
+  int n, k;                    // outputs, inputs
+  int64_t batch, inner;        // samples, elements of each; batch is 1 when all share their coefficients
   const double* coefficients;  // [batch, n, k]
-  const void* const* in;     // k pointers
+  const void* const* in;       // k pointers
   const DType* in_dtype;
-  void* const* out;          // n pointers; one may equal an input, none may overlap one in part
+  void* const* out;  // n pointers; one may equal an input, none may overlap one in part
   const DType* out_dtype;
 };
 

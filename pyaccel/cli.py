@@ -10,13 +10,19 @@ import click
 from . import __version__
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(context_settings=_HELP, invoke_without_command=True)
 @click.version_option(__version__, prog_name="pyaccel")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Make diffusion models sample faster: fewer steps, cheaper steps, and both measured."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
-@cli.command()
+@cli.command(short_help="What runs here, and why something is missing.")
 def info() -> None:
     """What runs here: backends, instruction sets, threads, and why something is missing."""
     from rich.console import Console
@@ -30,7 +36,7 @@ def info() -> None:
     Console().print(table)
 
 
-@cli.command()
+@cli.command(short_help="Measure solvers and caches on a trained model; write a report.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("pyaccel-demo"), show_default=True)
 @click.option("--quick", is_flag=True, help="200 images a row instead of 1000: under a minute.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -117,7 +123,7 @@ def sample(
     )
 
 
-@cli.command()
+@cli.command(short_help="List the zoo, with the figures of its cards.")
 def models() -> None:
     """List the zoo, with the figures of its cards."""
     from rich.console import Console
@@ -135,7 +141,7 @@ def models() -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-@cli.command()
+@cli.command(short_help="Train a model of the zoo anew.")
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; default: runs/NAME.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's four idx files.")

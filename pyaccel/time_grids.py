@@ -25,7 +25,8 @@ def uniform(schedule: Schedule, steps: int, start: float = 1.0, end: float = 0.0
 
 def quadratic(schedule: Schedule, steps: int, start: float = 1.0, end: float = 0.0) -> list[float]:
     """Equal steps in √t: denser towards the data (Song et al. 2021, DDIM, appendix D.2)."""
-    return (np.linspace(math.sqrt(start), math.sqrt(end), steps + 1) ** 2).tolist()
+    inner = np.linspace(math.sqrt(start), math.sqrt(end), steps + 1)[1:-1] ** 2
+    return [start, *inner.tolist(), end]
 
 
 def log_snr(schedule: Schedule, steps: int, start: float = 1.0, end: float = 0.0) -> list[float]:

@@ -1,7 +1,7 @@
-// What this machine's memory allows: k streams read, one written, and nothing but an exclusive or between them.
+// What a plain loop gets out of this machine's memory: k streams read, one written, an exclusive or between them.
 //
-// Benchmarks compare the kernels with it. It has what they have (threads, width, non-temporal stores), is spared
-// element types, coefficients and ends, and must not be used for anything else.
+// Benchmarks compare the kernels with it. It has their threads, width and non-temporal stores, and is spared element
+// types, coefficients and ends. It does not prefetch: a kernel that does may come out above it, beyond the cache.
 #pragma once
 
 #include <cstdint>

@@ -4,30 +4,36 @@
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
-#if defined(__linux__)
-#include <unistd.h>
-#endif
 #if defined(PYACCEL_X86)
 #include <immintrin.h>
 #endif
 
 #include <algorithm>
+#include <cstdio>
 
 namespace pyaccel {
 namespace {
 
-constexpr int64_t kGrain = 256;                   // elements: threads get multiples of it, so that they stay aligned
+constexpr int64_t kGrain = 256;  // elements: threads get multiples of it, so that they stay aligned
 constexpr int64_t kBytesPerThread = int64_t(1) << 18;  // below that, waking another thread costs more than it saves
+
+// Bytes of the last cache that one core can fill. The C library counts those of a whole socket where it has several.
+int64_t last_cache() {
+  int64_t kilobytes = 0;
+#if defined(__linux__)
+  if (FILE* file = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r")) {
+    long found = 0;
+    char unit = 0;
+    if (fscanf(file, "%ld%c", &found, &unit) == 2) kilobytes = unit == 'M' ? found * 1024 : unit == 'K' ? found : 0;
+    fclose(file);
+  }
+#endif
+  return kilobytes > 0 ? kilobytes * 1024 : int64_t(32) << 20;
+}
 
 // Beyond the last cache, writing past it saves reading what is to be overwritten.
 int64_t streaming_threshold() {
-  static const int64_t bytes = [] {
-    long cache = 0;
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-    cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-#endif
-    return cache > 0 ? int64_t(cache) : int64_t(32) << 20;
-  }();
+  static const int64_t bytes = last_cache();
   return bytes;
 }
 

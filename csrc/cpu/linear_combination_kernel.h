@@ -12,11 +12,28 @@ namespace {
 template <typename F>
 PYACCEL_HD void with_type(DType dtype, const void* p, int64_t i, F f) {
   switch (dtype) {
-    case DType::f32: f(static_cast<const float*>(p) + i); break;
-    case DType::bf16: f(static_cast<const bf16*>(p) + i); break;
-    case DType::f16: f(static_cast<const f16*>(p) + i); break;
-    case DType::f64: f(static_cast<const double*>(p) + i); break;
+    case DType::f32:
+      f(static_cast<const float*>(p) + i);
+      break;
+    case DType::bf16:
+      f(static_cast<const bf16*>(p) + i);
+      break;
+    case DType::f16:
+      f(static_cast<const f16*>(p) + i);
+      break;
+    case DType::f64:
+      f(static_cast<const double*>(p) + i);
+      break;
   }
+}
+
+// Beyond the cache, converting 16-bit numbers takes so many instructions that the machine does not look far enough
+// ahead by itself: without this, bfloat16 runs at 60 % of the memory's speed, float32 at 90 %.
+constexpr int kAhead = 2048;  // bytes
+
+template <int Bytes>
+PYACCEL_HD void prefetch(const char* p) {
+  for (int line = 0; line < Bytes; line += 64) __builtin_prefetch(p + line, 0, 0);
 }
 
 // Writes U registers. Two of 16-bit numbers go out together: non-temporal stores want whole cache lines.
@@ -43,6 +60,7 @@ PYACCEL_HD int64_t sweep_f32(const Combination& job, const float* c, int first, 
       // The type differs between inputs, never between iterations of i: a branch that is always predicted.
       with_type(job.in_dtype[j], job.in[j], i, [&](auto p) {
         if constexpr (sizeof(*p) != sizeof(double)) {
+          if (stream) prefetch<step * sizeof(*p)>(reinterpret_cast<const char*>(p) + kAhead);
           for (int u = 0; u < U; ++u) {
             const Vec x = Vec::load(p + u * Vec::width);
             for (int a = 0; a < N; ++a) sum[a][u].add_scaled(c[(first + a) * k + j], x);
@@ -53,10 +71,17 @@ PYACCEL_HD int64_t sweep_f32(const Combination& job, const float* c, int first, 
     for (int a = 0; a < N; ++a) {
       void* out = job.out[first + a];
       switch (job.out_dtype[first + a]) {
-        case DType::f32: store_registers<U>(sum[a], static_cast<float*>(out) + i, stream); break;
-        case DType::bf16: store_registers<U>(sum[a], static_cast<bf16*>(out) + i, stream); break;
-        case DType::f16: store_registers<U>(sum[a], static_cast<f16*>(out) + i, stream); break;
-        case DType::f64: break;  // served by stretch_f64
+        case DType::f32:
+          store_registers<U>(sum[a], static_cast<float*>(out) + i, stream);
+          break;
+        case DType::bf16:
+          store_registers<U>(sum[a], static_cast<bf16*>(out) + i, stream);
+          break;
+        case DType::f16:
+          store_registers<U>(sum[a], static_cast<f16*>(out) + i, stream);
+          break;
+        case DType::f64:
+          break;  // served by stretch_f64
       }
     }
   }
@@ -80,10 +105,17 @@ void stretch_f32(const Combination& job, const float* c, int first, int64_t begi
     for (int a = 0; a < N; ++a) {
       void* out = job.out[first + a];
       switch (job.out_dtype[first + a]) {
-        case DType::f32: from_float(sum[a], static_cast<float*>(out) + i); break;
-        case DType::bf16: from_float(sum[a], static_cast<bf16*>(out) + i); break;
-        case DType::f16: from_float(sum[a], static_cast<f16*>(out) + i); break;
-        case DType::f64: break;
+        case DType::f32:
+          from_float(sum[a], static_cast<float*>(out) + i);
+          break;
+        case DType::bf16:
+          from_float(sum[a], static_cast<bf16*>(out) + i);
+          break;
+        case DType::f16:
+          from_float(sum[a], static_cast<f16*>(out) + i);
+          break;
+        case DType::f64:
+          break;
       }
     }
   }
@@ -93,10 +125,22 @@ void group_f32(const Combination& job, const float* c, int first, int count, int
   // Accumulators of all outputs, one input and one coefficient have to fit the registers.
   constexpr int wide = Vec::registers >= 32 ? 4 : 2;
   switch (count) {
-    case 1: stretch_f32<1, 8>(job, c, first, begin, end, stream); break;
-    case 2: stretch_f32<2, 4>(job, c, first, begin, end, stream); break;
-    case 3: stretch_f32<3, wide>(job, c, first, begin, end, stream); break;
-    default: stretch_f32<4, wide>(job, c, first, begin, end, stream); break;
+    case 1:
+      if (stream) {  // longer runs of each input and of the output suit the memory
+        stretch_f32<1, 4 * wide>(job, c, first, begin, end, stream);
+      } else {
+        stretch_f32<1, 4>(job, c, first, begin, end, stream);
+      }
+      break;
+    case 2:
+      stretch_f32<2, 4>(job, c, first, begin, end, stream);
+      break;
+    case 3:
+      stretch_f32<3, wide>(job, c, first, begin, end, stream);
+      break;
+    default:
+      stretch_f32<4, wide>(job, c, first, begin, end, stream);
+      break;
   }
 }
 
@@ -131,10 +175,18 @@ void stretch_f64(const Combination& job, const double* c, int64_t begin, int64_t
         void* out = job.out[first + a];
         for (int e = 0; e < count; ++e) {
           switch (job.out_dtype[first + a]) {
-            case DType::f64: static_cast<double*>(out)[i + e] = sums[a][e]; break;
-            case DType::f32: static_cast<float*>(out)[i + e] = float(sums[a][e]); break;
-            case DType::bf16: from_float(float(sums[a][e]), static_cast<bf16*>(out) + i + e); break;
-            case DType::f16: from_float(float(sums[a][e]), static_cast<f16*>(out) + i + e); break;
+            case DType::f64:
+              static_cast<double*>(out)[i + e] = sums[a][e];
+              break;
+            case DType::f32:
+              static_cast<float*>(out)[i + e] = float(sums[a][e]);
+              break;
+            case DType::bf16:
+              from_float(float(sums[a][e]), static_cast<bf16*>(out) + i + e);
+              break;
+            case DType::f16:
+              from_float(float(sums[a][e]), static_cast<f16*>(out) + i + e);
+              break;
           }
         }
       }
@@ -145,7 +197,7 @@ void stretch_f64(const Combination& job, const double* c, int64_t begin, int64_t
 }  // namespace
 }  // namespace pyaccel
 
-#define PYACCEL_DEFINE_CPU_KERNEL(ISA) \
-  namespace pyaccel {                  \
+#define PYACCEL_DEFINE_CPU_KERNEL(ISA)                      \
+  namespace pyaccel {                                       \
   const CpuKernel kernel_##ISA{#ISA, all_f32, stretch_f64}; \
   }

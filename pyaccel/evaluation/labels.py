@@ -12,6 +12,7 @@ from matplotlib.transforms import Bbox
 # Directions in the order of preference: the side first, since text is wide and low.
 DIRECTIONS = ((1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 2), (1, -2), (-1, 2), (-1, -2))
 DISTANCES = (10, 18, 30, 46, 66, 90)  # points
+ROUNDS = 3
 NEAR = 13  # points; a label farther away than this needs a line to its point
 
 
@@ -25,8 +26,8 @@ def place_labels(
 ) -> None:
     """Writes each (text, x, y, colour) beside its point (x, y), where it covers least of points, ``line`` and labels.
 
-    Greedy, the most crowded points first; a label that had to go far gets a thin line in colour ``leader``. The limits
-    and scales of ``axes`` must be set already.
+    Greedy, the most crowded points first, in rounds: each label moves again once it knows where the others went. One
+    that had to go far gets a thin line in colour ``leader``. The limits and scales of ``axes`` must be set already.
     """
     figure = axes.figure
     renderer = figure.canvas.get_renderer()
@@ -35,29 +36,30 @@ def place_labels(
     frame = axes.get_window_extent(renderer)
     frame = Bbox.from_extents(frame.x0, frame.y0, frame.x1 + 6 * unit, frame.y1)
     line_points = _along(axes.transData.transform(line), 4 * unit) if len(line) else np.empty((0, 2))
-    taken: list[Bbox] = []
-    style = {"fontsize": size, "parse_math": False, "zorder": 5, "textcoords": "offset points"}
-    for place in sorted(range(len(labels)), key=lambda i: _room(points, i)):
-        text, x, y, colour = labels[place]
-        note = axes.annotate(text, (x, y), xytext=(0, 0), color=colour, va="center", **style)
-        extent = note.get_window_extent(renderer)
-        best = None
+    style = {"fontsize": size, "parse_math": False, "zorder": 5, "textcoords": "offset points", "va": "center"}
+    notes = [axes.annotate(text, (x, y), xytext=(0, 0), color=colour, **style) for text, x, y, colour in labels]
+    extents = [note.get_window_extent(renderer) for note in notes]
+    chosen: dict[int, tuple[Bbox, np.ndarray]] = {}
+    for place in sorted(range(len(labels)), key=lambda i: _room(points, i)) * ROUNDS:
+        chosen.pop(place, None)
+        taken = [box for box, _ in chosen.values()]
+        lines = np.concatenate([line_points, *(np.repeat(way, 8, axis=0) for _, way in chosen.values())])
+        best = np.inf
         for order, distance in enumerate(DISTANCES):
             for direction, (dx, dy) in enumerate(DIRECTIONS):
-                box = _moved(points[place], extent.width, extent.height, dx, dy, distance * unit)
+                box = _moved(points[place], extents[place].width, extents[place].height, dx, dy, distance * unit)
                 way = _leader(points[place], box, unit)
-                cost = _cost(box, points, line_points, taken, frame, unit) + 3.0 * order + 0.2 * direction
+                cost = _cost(box, points, lines, taken, frame, unit) + 3.0 * order + 0.2 * direction
                 cost += _crossings(way, np.delete(points, place, axis=0), taken, unit)
-                if best is None or cost < best[0]:
-                    best = cost, box, way
-        _, box, way = best
-        note.set_position(((box.x0 - points[place][0]) / unit, ((box.y0 + box.y1) / 2 - points[place][1]) / unit))
-        note.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground=halo)])
+                if cost < best:
+                    best, chosen[place] = cost, (box, way)
+    for place, (box, way) in chosen.items():
+        offset = box.x0 - points[place][0], (box.y0 + box.y1) / 2 - points[place][1]
+        notes[place].set_position((offset[0] / unit, offset[1] / unit))
+        notes[place].set_path_effects([patheffects.withStroke(linewidth=2.5, foreground=halo)])
         if len(way):
             ends = axes.transData.inverted().transform(way[[0, -1]])
             axes.plot(*ends.T, color=leader, linewidth=0.8, alpha=0.8, zorder=2.5, scalex=False, scaley=False)
-            line_points = np.concatenate([line_points, way])
-        taken.append(box)
 
 
 def _moved(point, width: float, height: float, dx: int, dy: int, distance: float) -> Bbox:

@@ -112,8 +112,8 @@ def rich_table(results: Mapping) -> Table:
     rows = checked(results)
     title = results.get("title")
     heading = Text(str(title), style="bold") if title else None
-    table = Table(title=heading, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Method", overflow="fold", min_width=14)
+    table = Table(title=heading, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=0)
+    table.add_column("Method", overflow="fold", min_width=12)
     arrows = {"smaller": "↓", "larger": "↑", "": ""}
     for column in COLUMNS:
         table.add_column(column.short + arrows[column.better], justify="right", no_wrap=True)

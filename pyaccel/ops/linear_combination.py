@@ -241,7 +241,7 @@ def _check_dtype(dtype: torch.dtype, what: str) -> None:
 
 
 def _check(tensors, coefficients):
-    """(tensors as a list, coefficients as nested lists or a tensor, n, common shape), or an error naming the culprit."""
+    """(tensors as a list, coefficients as nested lists or a tensor, n, common shape); an error names the culprit."""
     if isinstance(tensors, Tensor):
         raise TypeError("linear_combination: tensors must be a list of tensors, got one tensor; write [tensor]")
     tensors = list(tensors)

@@ -1,0 +1,49 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pyaccel import scalars
+
+X = [0.03, 0.4, 0.9]
+
+
+@pytest.mark.parametrize("name", ["exp", "expm1", "log1p", "sqrt", "sin", "arccos", "log", "softplus"])
+def test_floats_arrays_and_tensors_agree(name):
+    function = getattr(scalars, name)
+    floats = [function(x) for x in X]
+    np.testing.assert_allclose(function(np.array(X)), floats, rtol=1e-15)
+    np.testing.assert_allclose(function(torch.tensor(X, dtype=torch.float64)).numpy(), floats, rtol=1e-15)
+
+
+def test_gradients_pass_through():
+    x = torch.tensor(X, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: scalars.expm1(x) * scalars.log(x) + scalars.softplus(x), x)
+
+
+def test_log_of_zero_is_minus_infinity_everywhere():
+    assert scalars.log(0.0) == -math.inf
+    assert scalars.log(np.zeros(1))[0] == -math.inf
+    assert math.isnan(scalars.log(-1.0))
+
+
+def test_softplus_does_not_overflow():
+    assert scalars.softplus(1e4) == 1e4
+    assert scalars.softplus(-1e4) == 0.0
+
+
+def test_interpolate_is_linear_between_and_beyond_the_knots():
+    knots, values = np.array([0.0, 1.0, 3.0]), np.array([0.0, 2.0, 0.0])
+    x = np.array([-1.0, 0.5, 1.0, 2.0, 4.0])
+    expected = np.array([-2.0, 1.0, 2.0, 1.0, -1.0])
+    np.testing.assert_allclose(scalars.interpolate(x, knots, values), expected)
+    np.testing.assert_allclose(scalars.interpolate(torch.tensor(x), knots, values).numpy(), expected)
+    assert [scalars.interpolate(float(v), knots, values) for v in x] == expected.tolist()
+
+
+def test_as_float64_and_maximum():
+    assert scalars.as_float64(torch.ones(2, dtype=torch.float32)).dtype == torch.float64
+    assert scalars.as_float64([1, 2]).dtype == np.float64
+    assert scalars.maximum(-1.0, 0.0) == 0.0
+    assert scalars.maximum(torch.tensor([-1.0, 2.0]), 0.0).tolist() == [0.0, 2.0]
