@@ -9,7 +9,6 @@ import click
 
 from . import __version__
 
-
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -147,7 +146,7 @@ def models() -> None:
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's four idx files.")
 @click.option("--steps", type=int, help="Training steps; default: the recipe's.")
 @click.option("--batch-size", type=int, help="Default: the recipe's.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, help="Default: the recipe's, 0.")
 @click.option("--checkpoint-every", type=float, default=120.0, show_default=True, help="Seconds.")
 def train(
     name: str,
@@ -155,7 +154,7 @@ def train(
     data: Path | None,
     steps: int | None,
     batch_size: int | None,
-    seed: int,
+    seed: int | None,
     checkpoint_every: float,
 ) -> None:
     """Train a model of the zoo anew: fashion-dit, fashion-unet or fashion-classifier.

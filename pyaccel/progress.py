@@ -27,7 +27,9 @@ class Bar:
         elif time.monotonic() - self._printed > 30:
             self._printed = time.monotonic()
             elapsed = self._printed - self._started
-            print(f"{self._label}: {self._done}/{self._total}, {elapsed:.0f} s {self._text}", file=sys.stderr, flush=True)
+            print(
+                f"{self._label}: {self._done}/{self._total}, {elapsed:.0f} s {self._text}", file=sys.stderr, flush=True
+            )
 
     def note(self, text: str) -> None:
         """Shows ``text`` behind the bar."""

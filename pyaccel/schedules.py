@@ -99,7 +99,7 @@ def flow(shift: float = 1.0) -> Schedule:
         t_max=unshift(0.998),
         _alpha=alpha,
         _sigma=sigma,
-        _lam=lambda t: log((1 - t)) - log(shift * t),
+        _lam=lambda t: log(1 - t) - log(shift * t),
         _time_of_lam=lambda lam: unshift(1 / (1 + exp(lam))),
         _model_time=sigma,
     )

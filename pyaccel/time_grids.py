@@ -7,6 +7,7 @@ the first is moved to ``start``, and a last step leads from there to ``end``.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -80,7 +81,7 @@ def check(times: Sequence[float]) -> list[float]:
         raise ValueError(f"times must hold at least two values (N steps need N + 1), got {times}")
     if not all(math.isfinite(t) and 0 <= t <= 1 for t in times):
         raise ValueError(f"times must lie in [0, 1], from noise at 1 to data at 0; got {times}")
-    for a, b in zip(times, times[1:], strict=False):
+    for a, b in itertools.pairwise(times):
         if not a > b:
             raise ValueError(f"times must fall strictly from noise to data; got {a} followed by {b}")
     return times

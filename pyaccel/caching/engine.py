@@ -89,7 +89,9 @@ class Cache:
     ``with caching.taylorseer(model) as cache:`` and afterwards ``print(cache.summary())``.
     """
 
-    def __init__(self, method: str, model: nn.Module, where: list[GatedBranch], when: When, how: How, steps: int | None):
+    def __init__(
+        self, method: str, model: nn.Module, where: list[GatedBranch], when: When, how: How, steps: int | None
+    ):
         self.method, self.model, self.where, self.when, self.how, self.steps = method, model, where, when, how, steps
         self._by_run: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self._counted = threading.local()

@@ -20,7 +20,8 @@ def taylorseer(model: nn.Module, interval: int = 5, order: int = 2, warmup: int 
         warmup: steps at the start that are computed in full; differences are formed from the last of them on.
         steps: model calls of a run; only needed where nothing announces the StepContext.
 
-    Returns a context manager with ``summary()``. Raises ValueError for options out of range or a model without branches.
+    Returns a context manager with ``summary()``. Raises ValueError for options out of range and for a model without
+    branches.
     """
     when = every(interval, after=warmup)
     return attach(

@@ -54,7 +54,7 @@ def train_model(
         figures = {"test accuracy": round(class_accuracy(logits, test.labels), 4)}
         reference = Reference.from_images(trainer.ema, images.images)
         save_tensors(folder / "fashion-reference.safetensors", reference.to_tensors(), {})
-    zoo.save(trainer.ema, _card(name, recipe, trainer, figures), folder)
+    zoo.save(trainer.ema, _card(name, recipe, trainer, figures, changes or {}), folder)
     return True
 
 
@@ -66,7 +66,7 @@ def _generative_figures(trainer: Trainer, recipe: Recipe, folder: Path) -> dict[
     return {key: round(value, 3) for key, value in dataclasses.asdict(quality).items()}
 
 
-def _card(name: str, recipe: Recipe, trainer: Trainer, figures: dict[str, float]) -> dict[str, Any]:
+def _card(name: str, recipe: Recipe, trainer: Trainer, figures: dict, changes: dict) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "name": name,
         "architecture": recipe.architecture,
@@ -82,7 +82,7 @@ def _card(name: str, recipe: Recipe, trainer: Trainer, figures: dict[str, float]
         facts["prediction"] = recipe.prediction
         how = f"{FIGURE_SAMPLES} samples, seed 0, UniPC with 20 steps, float32; features of fashion-classifier"
     facts["training"] = {
-        "command": f"pyaccel train {name} --seed {trainer.config.seed}",
+        "command": " ".join([f"pyaccel train {name}", *(f"--{k.replace('_', '-')} {v}" for k, v in changes.items())]),
         "steps": trainer.step,
         "minutes": round(trainer.seconds / 60, 1),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",

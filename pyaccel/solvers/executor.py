@@ -1,4 +1,4 @@
-"""The executor: runs a Plan. Per model call one launch: conversion, guidance, history and the next sample are one matrix.
+"""The executor: runs a Plan, one launch per model call: conversion, guidance, history and next sample are one matrix.
 
 Binding a plan to a denoiser folds what the model predicts and how its branches are weighted into each stage's rows:
 with m = p·x + q·Σ_b w_b·o_b, a row over registers and m becomes a row over registers and model outputs.

@@ -36,7 +36,9 @@ def solver(function: Callable) -> Callable[..., Plan]:
         **options,
     ) -> Plan:
         if not isinstance(schedule, Schedule):
-            raise TypeError(f"{name}: schedule must be a pyaccel Schedule such as flow(), got {type(schedule).__name__}")
+            raise TypeError(
+                f"{name}: schedule must be a pyaccel Schedule such as flow(), got {type(schedule).__name__}"
+            )
         unknown = set(options) - {p.name for p in known}
         if unknown:
             raise ValueError(f"{name} has no option {', '.join(sorted(unknown))}; it has {_option_names(known)}")
@@ -52,7 +54,10 @@ def solver(function: Callable) -> Callable[..., Plan]:
         return b.plan(function(b, **options), solver=name, options=chosen)
 
     make.__signature__ = inspect.signature(make).replace(
-        parameters=[*list(inspect.signature(make, follow_wrapped=False).parameters.values())[:-1], *map(_keyword, known)]
+        parameters=[
+            *list(inspect.signature(make, follow_wrapped=False).parameters.values())[:-1],
+            *map(_keyword, known),
+        ]
     )
     make.__doc__ = f"{inspect.cleandoc(function.__doc__)}\n\n{_COMMON}"
     SOLVERS[name] = make

@@ -1,4 +1,4 @@
-"""Losses of base models, as functions of tensors; a training step calls ``loss(network, images, labels, generator)``."""
+"""Losses of base models, as functions of tensors; a step calls ``loss(network, images, labels, generator)``."""
 
 from __future__ import annotations
 

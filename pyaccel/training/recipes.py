@@ -13,7 +13,7 @@ from .trainer import TrainerConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that ``pyaccel train NAME`` needs to know; ``schedule`` and ``prediction`` are empty for a classifier."""
+    """All that ``pyaccel train NAME`` needs to know; ``schedule`` and ``prediction`` are empty for a classifier."""
 
     architecture: str
     config: TrainerConfig

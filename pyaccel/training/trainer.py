@@ -98,7 +98,9 @@ class Trainer:
                 if self.step % 50 == 0 or self.step == self.config.steps:
                     value = float(value)
                     if not math.isfinite(value):
-                        raise FloatingPointError(f"the loss became {value} at step {self.step}; try a lower learning rate")
+                        raise FloatingPointError(
+                            f"the loss became {value} at step {self.step}; try a lower learning rate"
+                        )
                     self.history.append((self.step, value))
                     bar.note(f"loss {value:.4f}")
                 bar.advance(1)
@@ -160,7 +162,9 @@ class Trainer:
         mine = dataclasses.asdict(self.config)
         if facts["config"] != mine:
             changed = [f"{k}: {v!r} there, {mine.get(k)!r} now" for k, v in facts["config"].items() if mine.get(k) != v]
-            raise ValueError(f"{self.checkpoint} was made with other settings ({'; '.join(changed)}); use another --out")
+            raise ValueError(
+                f"{self.checkpoint} was made with other settings ({'; '.join(changed)}); use another --out"
+            )
         self.model.load_state_dict(unflatten("model", tensors))
         self.ema.load_state_dict(unflatten("ema", tensors))
         optimizer = self.optimizer.state_dict()

@@ -44,7 +44,9 @@ def load_model(name: str) -> nn.Module:
     facts = card(name)
     model = ARCHITECTURES[facts["architecture"]](**facts["options"])
     tensors, _ = load_tensors(FOLDER / f"{name}.safetensors")
-    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in tensors.items()})
+    model.load_state_dict(
+        {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    )
     return model.eval().requires_grad_(False)
 
 

@@ -8,7 +8,9 @@ from pyaccel.models import DiT
 def test_branches_of_a_model_and_of_some_blocks():
     model = DiT(width=16, depth=3, heads=2)
     assert len(caching.branches(model)) == 6
-    assert caching.branches(model.blocks[1:]) == [b for k in (1, 2) for b in (model.blocks[k].attention, model.blocks[k].mlp)]
+    assert caching.branches(model.blocks[1:]) == [
+        b for k in (1, 2) for b in (model.blocks[k].attention, model.blocks[k].mlp)
+    ]
 
 
 def test_errors():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..mixture import at
 def ddim(schedule, times, model, noise):
     """Song et al. 2021, eq. 12 with eta = 0."""
     x = schedule.sigma(times[0]) * noise
-    for s, t in zip(times, times[1:], strict=False):
+    for s, t in itertools.pairwise(times):
         x0 = model(x, at(s))
         eps = (x - schedule.alpha(s) * x0) / schedule.sigma(s)
         x = schedule.alpha(t) * x0 + schedule.sigma(t) * eps

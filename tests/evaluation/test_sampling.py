@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from pyaccel import caching, solvers, zoo
+from pyaccel.evaluation.sampling import fashion_quality, fashion_reference, generate
+
+
+@pytest.fixture(scope="module")
+def denoiser():
+    return zoo.load("fashion-dit")
+
+
+def test_a_sample_depends_on_seed_and_index_alone(denoiser):
+    plan = solvers.unipc(denoiser.schedule, 3)
+    whole = generate(denoiser, plan, 7, seed=5)
+    split = generate(denoiser, plan, 7, seed=5, batch=3)
+    assert torch.equal(whole.labels, split.labels)
+    torch.testing.assert_close(whole.images, split.images, rtol=0, atol=1e-4)
+    assert not torch.allclose(whole.images, generate(denoiser, plan, 7, seed=6).images, atol=1e-2)
+
+
+def test_labels_and_classes(denoiser):
+    plan = solvers.ddim(denoiser.schedule, 1)
+    assert generate(denoiser, plan, 12).labels.tolist() == [*range(10), 0, 1]
+    assert generate(denoiser, plan, 5, classes=[7, 2]).labels.tolist() == [7, 2, 7, 2, 7]
+    for wrong in ([10], [-1], []):
+        with pytest.raises(ValueError, match="classes"):
+            generate(denoiser, plan, 2, classes=wrong)
+    with pytest.raises(ValueError, match="count"):
+        generate(denoiser, plan, 0)
+
+
+def test_calls_are_counted_per_image(denoiser):
+    plan = solvers.unipc(denoiser.schedule, 8)
+    cache = caching.taylorseer(denoiser.model, interval=3)
+    samples = generate(denoiser, plan, 4, cache=cache, batch=2)
+    assert (samples.model_calls, samples.full_calls) == (8, 4)
+    assert samples.seconds > 0
+    assert samples.images.shape == (4, 1, 28, 28)
+    assert float(samples.images.abs().max()) <= 1
+
+
+def test_quality_of_the_model_beats_that_of_noise(denoiser):
+    good = fashion_quality(generate(denoiser, solvers.unipc(denoiser.schedule, 8), 100))
+    bad = fashion_quality(generate(denoiser, solvers.ddim(denoiser.schedule, 1), 100))
+    assert good.fid < 0.5 * bad.fid
+    assert good.accuracy > 0.6
+    assert fashion_reference()[1].moments.count == 60000
