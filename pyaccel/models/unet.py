@@ -79,6 +79,7 @@ class UNet(nn.Module):
         self.levels, self.blocks = len(multipliers), blocks
         self.norm, self.last = nn.GroupNorm(8, c), nn.Conv2d(c, channels, 3, padding=1)
         nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
         c = F.silu(self.conditioning(t, label))

@@ -9,7 +9,7 @@ def randomised(**options):
     model = DiT(width=16, depth=2, heads=2, **options).eval()
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    return model
+    return model.requires_grad_(False)
 
 
 def test_starts_as_zero():
