@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,8 +24,7 @@ class Run:
     """The identity of one sampling run; what is kept for one run is never seen by another."""
 
 
-@dataclass(frozen=True)
-class StepContext:
+class StepContext(NamedTuple):
     """Where a run stands: model call ``step`` of ``steps`` at time ``t``; ``branch`` tells apart the guidance passes
     that are made one after the other (None where one call serves all)."""
 
@@ -44,14 +43,20 @@ def current_context() -> StepContext | None:
     return _context.get()
 
 
-@contextlib.contextmanager
-def announce(context: StepContext) -> Iterator[StepContext]:
-    """Within the block, :func:`current_context` is ``context``."""
-    token = _context.set(context)
-    try:
-        yield context
-    finally:
-        _context.reset(token)
+class announce:
+    """Within ``with announce(context):``, :func:`current_context` is ``context``."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: StepContext):
+        self._context = context
+
+    def __enter__(self) -> StepContext:
+        self._token = _context.set(self._context)
+        return self._context
+
+    def __exit__(self, *_) -> None:
+        _context.reset(self._token)
 
 
 @dataclass
@@ -122,7 +127,7 @@ class Denoiser:
             return list(self.model(torch.cat([x, x]), torch.cat([t, t]), **both).chunk(2))
         outputs, context = [], current_context()
         for branch, arguments in (("cond", conditioning), ("uncond", without)):
-            with announce(_with_branch(context, branch)) if context else contextlib.nullcontext():
+            with announce(context._replace(branch=branch)) if context else contextlib.nullcontext():
                 outputs.append(self.model(x, t, **arguments))
         return outputs
 
@@ -135,7 +140,3 @@ class Denoiser:
         if isinstance(weights[0], torch.Tensor):
             return ops.linear_combination(outputs, torch.stack(weights, dim=-1)[:, None])[0]
         return ops.linear_combination(outputs, [weights])[0]
-
-
-def _with_branch(context: StepContext, branch: str) -> StepContext:
-    return StepContext(context.run, context.step, context.steps, context.t, branch)

@@ -53,15 +53,15 @@ def methods(denoiser: Denoiser) -> list[Method]:
 
     return [
         row("Euler, 50 steps", "baseline", "euler", 50),
-        row("Euler, 10 steps", "fewer steps", "euler", 10),
-        row("DPM-Solver++(2M), 10 steps", "fewer steps", "dpmpp", 10),
-        row("UniPC, 8 steps", "fewer steps", "unipc", 8),
+        row("Euler, 10 steps", "few steps", "euler", 10),
+        row("DPM-Solver++(2M), 10 steps", "few steps", "dpmpp", 10),
+        row("UniPC, 8 steps", "few steps", "unipc", 8),
         row("UniPC, 20 steps + TaylorSeer every 3rd", "caching", "unipc", 20, interval=3),
-        row("UniPC, 7 steps (as many full calls)", "fewer steps", "unipc", 7),
+        row("UniPC, 7 steps (as many full calls)", "few steps", "unipc", 7),
         row("UniPC, 20 steps + TaylorSeer every 5th", "caching", "unipc", 20, interval=5),
-        row("UniPC, 4 steps (as many full calls)", "fewer steps", "unipc", 4),
-        row("UniPC, 10 steps + TaylorSeer every 2nd", "both", "unipc", 10, interval=2),
-        row("UniPC, 5 steps (as many full calls)", "fewer steps", "unipc", 5),
+        row("UniPC, 4 steps (as many full calls)", "few steps", "unipc", 4),
+        row("UniPC, 10 steps + TaylorSeer every 2nd", "caching", "unipc", 10, interval=2),
+        row("UniPC, 5 steps (as many full calls)", "few steps", "unipc", 5),
     ]
 
 

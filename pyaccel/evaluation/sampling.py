@@ -75,6 +75,8 @@ def generate(
     full = plan.calls
     if cache is not None:
         summary = cache.summary()
+        if not summary.calls:
+            raise ValueError(f"the cache {cache.method} saw no call: it is not on this denoiser's model")
         full = round(summary.full_calls * plan.calls / summary.calls)
     return Samples(torch.cat(images).clamp_(-1, 1), torch.cat(labels), seconds, plan.calls, full)
 

@@ -89,12 +89,14 @@ def _run(plan, denoiser, noise, callback, bar, conditioning) -> torch.Tensor:
     ):
         registers[row.target] = tensor
     seen = registers[plan.stages[0].input].to(network)
-    identity = Run()
+    model_times = torch.tensor([stage.model_time for stage in plan.stages], dtype=torch.float64)
+    # One tensor of all times at once: a small launch less for each step.
+    times = model_times.to(noise.device, state)[:, None].repeat(1, len(noise)).unbind()
+    identity, calls = Run(), plan.calls
 
     for index, (stage, step) in enumerate(zip(plan.stages, stages, strict=True)):
-        t = torch.full((len(noise),), stage.model_time, dtype=state, device=noise.device)
-        with announce(StepContext(identity, index, plan.calls, stage.t)):
-            outputs = branches(seen, t, **conditioning)
+        with announce(StepContext(identity, index, calls, stage.t)):
+            outputs = branches(seen, times[index], **conditioning)
         for output in outputs:
             _check_output(output, noise, index, stage)
         tensors = [*(registers[r] for r in step.reads), *outputs]
@@ -102,15 +104,15 @@ def _run(plan, denoiser, noise, callback, bar, conditioning) -> torch.Tensor:
         registers.update(zip(step.writes, results, strict=False))
         edited = False
         if callback is not None:
-            target = plan.stages[index + 1].input if index + 1 < plan.calls else plan.output
+            target = plan.stages[index + 1].input if index + 1 < calls else plan.output
             replacement = callback(index, stage.t, registers[target].clone())
             if replacement is not None:
                 registers[target] = replacement.to(state)
                 edited = True
-        if index + 1 < plan.calls:
-            following = registers[plan.stages[index + 1].input]
-            fresh = step.network_row >= 0 and not edited
-            seen = results[-1] if fresh else following.to(network)
+        if index + 1 < calls:
+            seen = registers[plan.stages[index + 1].input]
+            if network != state:
+                seen = results[-1] if step.network_row >= 0 and not edited else seen.to(network)
         bar.advance(1)
     return registers[plan.output].to(noise.dtype)
 
@@ -121,11 +123,14 @@ def _combine(step: BoundStage, tensors: list[torch.Tensor], state, network) -> l
     They are new tensors each time: whoever kept an earlier sample (a callback, a denoiser that records its inputs)
     never sees it change.
     """
-    dtypes = [state] * len(step.writes) + [network] * (step.network_row >= 0)
     if step.prepared is None or torch.is_grad_enabled():
+        dtypes = [state] * len(step.writes) + [network] * (step.network_row >= 0)
         return ops.linear_combination(tensors, step.coefficients, dtype=dtypes)
     like = tensors[0]
-    return step.prepared(tensors, [torch.empty_like(like, dtype=d) for d in dtypes])
+    new = [torch.empty_like(like) for _ in step.writes]
+    if step.network_row >= 0:
+        new.append(torch.empty_like(like, dtype=network))
+    return step.prepared(tensors, new)
 
 
 def _bound(plan: Plan, prediction: str, weights: list, state, network, batch: int) -> list[BoundStage]:

@@ -40,6 +40,12 @@ def test_calls_are_counted_per_image(denoiser):
     assert float(samples.images.abs().max()) <= 1
 
 
+def test_a_cache_on_another_model_is_an_error(denoiser):
+    cache = caching.taylorseer(zoo.load_model("fashion-dit"))
+    with pytest.raises(ValueError, match="not on this denoiser's model"):
+        generate(denoiser, solvers.ddim(denoiser.schedule, 2), 1, cache=cache)
+
+
 def test_quality_of_the_model_beats_that_of_noise(denoiser):
     good = fashion_quality(generate(denoiser, solvers.unipc(denoiser.schedule, 8), 100))
     bad = fashion_quality(generate(denoiser, solvers.ddim(denoiser.schedule, 1), 100))
