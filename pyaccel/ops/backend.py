@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import torch
 from torch.autograd import forward_ad
@@ -74,21 +75,24 @@ def fast_bfloat16() -> bool:
     return _native is not None and "avx512bf16" in _native.instruction_sets()
 
 
+# Private names of torch, of which private_names_work() makes sure. One that a version lacks is replaced by what always
+# says "transformed": then every call goes through the formula, slower but never wrong.
+forward_level = forward_ad if hasattr(forward_ad, "_current_level") else SimpleNamespace(_current_level=0)
+peek_functorch = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: True)
+count_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+
+
 def transformed() -> bool:
     """True inside torch.func transforms, forward-mode differentiation or a dispatch mode.
 
     There the data pointers of tensors are not the values that the caller means, so a kernel must not be handed them.
     """
-    return (
-        forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
+    return forward_level._current_level >= 0 or peek_functorch() is not None or count_modes() > 0
 
 
 def forward_mode() -> bool:
     """True inside forward-mode differentiation, under torch.compile too."""
-    return forward_ad._current_level >= 0
+    return forward_level._current_level >= 0
 
 
 @cache

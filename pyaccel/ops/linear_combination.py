@@ -16,7 +16,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad as _forward_ad
 
 from . import backend, reference
 from .backend import CODES
@@ -24,8 +23,7 @@ from .checks import check, check_dtype, check_out, output_dtypes, refuse_overlap
 
 _native = backend._native
 _empty_like = torch.empty_like
-_peek = torch._C._functorch.peek_interpreter_stack
-_modes = torch._C._len_torch_dispatch_stack
+_forward_level, _peek, _modes = backend.forward_level, backend.peek_functorch, backend.count_modes
 _is_compiling = torch.compiler.is_compiling
 _grad_enabled = torch.is_grad_enabled
 _increment_version = torch.autograd.graph.increment_version
@@ -92,7 +90,7 @@ class Prepared:
         """
         if (  # what _plain() asks, without the price of a call
             not _is_compiling()
-            and _forward_ad._current_level < 0
+            and _forward_level._current_level < 0
             and _peek() is None
             and not _modes()
             and self._run(tensors, out, _grad_enabled())
@@ -123,7 +121,7 @@ def prepare(
 
 def _plain() -> bool:
     """No forward mode, no torch.func transform, no dispatch mode."""
-    return _forward_ad._current_level < 0 and _peek() is None and not _modes()
+    return _forward_level._current_level < 0 and _peek() is None and not _modes()
 
 
 # ---- the general path -----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from pyaccel import caching, solvers, zoo
+from pyaccel.evaluation.quality import rmse
 from pyaccel.evaluation.sampling import fashion_quality, fashion_reference, generate
 
 
@@ -38,6 +39,16 @@ def test_calls_are_counted_per_image(denoiser):
     assert samples.seconds > 0
     assert samples.images.shape == (4, 1, 28, 28)
     assert float(samples.images.abs().max()) <= 1
+
+
+@pytest.mark.parametrize(("steps", "share"), [(8, 0.75), (20, 0.5)])
+def test_unipc_is_nearer_to_the_exact_solution_than_euler(denoiser, steps, share):
+    truth = generate(denoiser, solvers.unipc(denoiser.schedule, 60), 16).images
+    unipc, euler = (
+        rmse(generate(denoiser, solver(denoiser.schedule, steps), 16).images, truth)
+        for solver in (solvers.unipc, solvers.euler)
+    )
+    assert unipc <= share * euler
 
 
 def test_a_cache_on_another_model_is_an_error(denoiser):
