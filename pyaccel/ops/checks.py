@@ -13,6 +13,7 @@ from .backend import CODES
 
 
 def check_dtype(dtype: torch.dtype, what: str) -> None:
+    """TypeError, naming ``what``, unless the kernels know ``dtype``."""
     if dtype not in CODES:
         raise TypeError(f"{what} has dtype {dtype}; expected one of {', '.join(map(str, CODES))}")
 
@@ -82,6 +83,7 @@ def _nested(coefficients) -> tuple[list, tuple[int, ...]]:
 
 
 def output_dtypes(dtype, tensors, n: int) -> list[torch.dtype]:
+    """The dtypes of n new outputs: ``dtype``, one for all or a list; without it the promoted dtype of the inputs."""
     if dtype is None:
         promoted = tensors[0].dtype
         for t in tensors[1:]:
@@ -96,6 +98,7 @@ def output_dtypes(dtype, tensors, n: int) -> list[torch.dtype]:
 
 
 def check_out(out, n: int, shape, device) -> list[Tensor] | None:
+    """``out`` as a list of n tensors of ``shape`` on ``device`` that can be written to, or None; errors name the one."""
     if out is None:
         return None
     out = [out] if isinstance(out, Tensor) else list(out)
@@ -118,6 +121,7 @@ def check_out(out, n: int, shape, device) -> list[Tensor] | None:
 
 
 def refuse_overlap(tensors, out) -> None:
+    """ValueError where an output shares memory with another output, or with an input that it is not exactly."""
     if torch.compiler.is_compiling() or backend.transformed():
         return
     for i, o in enumerate(out):

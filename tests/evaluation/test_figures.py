@@ -5,14 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from pyaccel.evaluation import image_grid, pareto_figure, samples_figure
-from pyaccel.evaluation.columns import family
 from pyaccel.evaluation.figures import pareto_front, to_pixels
-from pyaccel.evaluation.labels import place_labels
 
 
 def random_samples(count, channels=1, seed=0):
@@ -106,25 +102,3 @@ def test_pareto_figure_serves_missing_equal_and_zero_values(tmp_path, values):
     with Image.open(tmp_path / "p.png") as image:
         assert image.size[0] > 1500
         assert len(image.convert("RGB").getcolors(1 << 24)) > 10
-
-
-def test_labels_do_not_overlap():
-    generator = np.random.default_rng(1)
-    figure = Figure(figsize=(7, 5), dpi=150)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.1, 0.1, 0.85, 0.85))
-    points = generator.normal((0.5, 0.5), 0.08, (9, 2))  # crowded: all at the middle of the plot
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    place_labels(axes, [(f"a method's name {i}", x, y, "k") for i, (x, y) in enumerate(points)], [], "w", "k")
-    boxes = [text.get_window_extent(figure.canvas.get_renderer()) for text in axes.texts]
-    assert len(boxes) == 9
-    for i, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[:i])
-        assert not any(box.contains(*axes.transData.transform(point)) for point in points)
-
-
-def test_families_follow_from_the_calls():
-    euler, unipc, cached = rows(("e", 50, 50, 1, 1, 1), ("u", 8, 8, 1, 1, 1), ("c", 20, 6, 1, 1, 1))
-    assert [family(euler, baseline=True), family(unipc), family(cached)] == ["baseline", "few steps", "caching"]
-    assert family({**unipc, "family": "students"}) == "students"
-    assert family({"name": "bare"}) == "few steps"
