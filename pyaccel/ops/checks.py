@@ -98,7 +98,7 @@ def output_dtypes(dtype, tensors, n: int) -> list[torch.dtype]:
 
 
 def check_out(out, n: int, shape, device) -> list[Tensor] | None:
-    """``out`` as a list of n tensors of ``shape`` on ``device`` that can be written to, or None; errors name the one."""
+    """``out`` as a list of n tensors of ``shape`` on ``device`` that can be written, or None; errors name it."""
     if out is None:
         return None
     out = [out] if isinstance(out, Tensor) else list(out)

@@ -36,5 +36,5 @@ def test_the_best_value_follows_the_direction():
 def test_rows_need_names():
     with pytest.raises(ValueError, match="at least one row"):
         checked({"rows": []})
-    with pytest.raises(ValueError, match="row 1 .* no name"):
+    with pytest.raises(ValueError, match=r"row 1 .* no name"):
         checked({"rows": [{"name": "a"}, {"fid": 1}]})
