@@ -35,11 +35,6 @@ class Method:
     plan: Plan
     cache: Callable[[], Cache] | None = None
 
-    @property
-    def work(self) -> int:
-        """Model calls, for the progress bar."""
-        return self.plan.calls
-
 
 def methods(denoiser: Denoiser) -> list[Method]:
     """The demo's rows, the baseline first; each cached row beside UniPC with as many full calls and no cache."""
@@ -78,7 +73,7 @@ def run(folder: str | os.PathLike, *, quick: bool = False, seed: int = 0, progre
     rows, pictures = [], {}
     table = methods(denoiser)
     reference_plan = solvers.unipc(precise.schedule, REFERENCE_STEPS)
-    units = count * sum(m.work for m in table) + exact * reference_plan.calls
+    units = count * sum(m.plan.calls for m in table) + exact * reference_plan.calls
     with progress_bar("demo", units, progress) as bar:
         bar.note("warming up")
         generate(denoiser, solvers.ddim(denoiser.schedule, 2), WARM_UP, seed=seed + 1)
@@ -87,7 +82,9 @@ def run(folder: str | os.PathLike, *, quick: bool = False, seed: int = 0, progre
         for method in table:
             bar.note(method.name)
             cache = method.cache() if method.cache else None
-            samples = generate(denoiser, method.plan, count, seed=seed, cache=cache, bar=_Scaled(bar, method.work))
+            samples = generate(
+                denoiser, method.plan, count, seed=seed, cache=cache, bar=_Scaled(bar, method.plan.calls)
+            )
             quality = fashion_quality(samples)
             rows.append(
                 {

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from PIL import Image
 
-from ..training.checkpoints import write_atomically
+from ..files import write_atomically
 from .columns import BY_KEY, Column, checked, family, speedup
 from .labels import place_labels
 

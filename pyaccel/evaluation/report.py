@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from ..training.checkpoints import write_atomically
+from ..files import write_atomically
 from .columns import BY_KEY, COLUMNS, Row, checked, seconds, speedup
 from .figures import THEMES, pareto_figure, samples_figure
 from .page import page

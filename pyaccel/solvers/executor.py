@@ -154,11 +154,13 @@ def _check_noise(noise: torch.Tensor) -> None:
 
 
 def _check_output(output, noise: torch.Tensor, index: int, stage: Stage) -> None:
+    if isinstance(output, torch.Tensor) and output.shape == noise.shape:
+        return  # nothing is put into words on the hot path
     where = f"model call {index} (t = {stage.t:.5g})"
     if not isinstance(output, torch.Tensor):
         raise TypeError(f"{where} returned a {type(output).__name__}, expected a tensor like the noise")
-    if output.shape != noise.shape:
-        hint = ""
-        if output.dim() > 1 and output.shape[1] == 2 * noise.shape[1] and output.shape[2:] == noise.shape[2:]:
-            hint = "; it looks like a prediction with a learned variance: pass on output.chunk(2, dim=1)[0]"
-        raise ValueError(f"{where} returned shape {tuple(output.shape)}, expected {tuple(noise.shape)}{hint}")
+    hint = ""
+    doubled = output.dim() == noise.dim() > 1 and output.shape[1] == 2 * noise.shape[1]
+    if doubled and output.shape[2:] == noise.shape[2:]:
+        hint = "; it looks like a prediction with a learned variance: pass on output.chunk(2, dim=1)[0]"
+    raise ValueError(f"{where} returned shape {tuple(output.shape)}, expected {tuple(noise.shape)}{hint}")

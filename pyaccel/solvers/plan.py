@@ -85,7 +85,7 @@ class Plan:
     @property
     def registers(self) -> int:
         """Tensors of the sample's size that a run holds at most."""
-        return 1 + max(row.target for stage in (self, *self.stages) for row in _rows(stage))
+        return 1 + max(row.target for rows in (self.start, *(stage.rows for stage in self.stages)) for row in rows)
 
     def sample(
         self,
@@ -171,10 +171,6 @@ class Plan:
             for j, row in enumerate(stage.rows):
                 lines.append(f"{head if j == 0 else ' ' * len(head)}  {_equation(row, f'm(r{stage.input})')}")
         return "\n".join([*lines, f"result: r{self.output}"])
-
-
-def _rows(stage: Plan | Stage) -> tuple[Row, ...]:
-    return stage.start if isinstance(stage, Plan) else stage.rows
 
 
 def _equation(row: Row, new: str) -> str:

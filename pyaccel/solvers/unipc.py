@@ -30,7 +30,7 @@ def unipc(b: Builder, order: int = 3, variant: str = "bh2", corrector: bool = Tr
     history, pending = [], None
     for s, t in b.intervals():
         m0 = b.predict(predicted, s)
-        x = predicted if pending is None else pending(m0)
+        x = predicted if pending is None else pending[0] + pending[1] * m0
         history = [(s, m0), *(pair for pair in history if not pair[0].is_start)][:order]
         rank = b.order_at(s, t, order, len(history))
         base = b.exponential_step(x, m0, s, t)
@@ -49,12 +49,8 @@ def unipc(b: Builder, order: int = 3, variant: str = "bh2", corrector: bool = Tr
             known = base - (t.alpha * weights[-1]) * m0
             if differences:
                 known = known + t.alpha * _sum(differences, weights[:-1])
-            pending = _correction(known, t.alpha * weights[-1])
+            pending = known, t.alpha * weights[-1]
     return predicted
-
-
-def _correction(known, factor):
-    return lambda m: known + factor * m
 
 
 def _sum(values, weights):
