@@ -73,6 +73,8 @@ class Denoiser:
             expands to it; needed for guidance.
         batched: both passes as one call of twice the batch, or one after the other.
         dtype: dtype of the network's input; by default that of the noise.
+        learned_variance: the model's output [B, 2C, ...] has a second half that predicts the variance (Nichol &
+            Dhariwal 2021); it is split off.
     """
 
     model: Callable[..., torch.Tensor]
@@ -82,6 +84,7 @@ class Denoiser:
     unconditional: dict[str, Any] = field(default_factory=dict)
     batched: bool = True
     dtype: torch.dtype | None = None
+    learned_variance: bool = False
 
     def __post_init__(self):
         predictions.check(self.prediction)
@@ -112,7 +115,7 @@ class Denoiser:
         if self.dtype is not None:
             x = x.to(self.dtype)
         if not self.guided:
-            return [self.model(x, t, **conditioning)]
+            return [self._predict(x, t, conditioning)]
         missing = set(self.unconditional) - set(conditioning)
         if missing:
             raise ValueError(f"guidance needs the conditioning {sorted(missing)}; pass it to sample(...)")
@@ -124,12 +127,23 @@ class Denoiser:
         }
         if self.batched:
             both = {name: torch.cat([value, without[name]]) for name, value in conditioning.items()}
-            return list(self.model(torch.cat([x, x]), torch.cat([t, t]), **both).chunk(2))
+            return list(self._predict(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2))
         outputs, context = [], current_context()
         for branch, arguments in (("cond", conditioning), ("uncond", without)):
             with announce(context._replace(branch=branch)) if context else contextlib.nullcontext():
-                outputs.append(self.model(x, t, **arguments))
+                outputs.append(self._predict(x, t, arguments))
         return outputs
+
+    def _predict(self, x: torch.Tensor, t: torch.Tensor, conditioning: dict) -> torch.Tensor:
+        output = self.model(x, t, **conditioning)
+        if not self.learned_variance:
+            return output
+        if output.dim() < 2 or output.shape[1] != 2 * x.shape[1]:
+            raise ValueError(
+                f"learned_variance: the model's output {tuple(output.shape)} must have twice the channels of its "
+                f"input {tuple(x.shape)}"
+            )
+        return output[:, : x.shape[1]]
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor, **conditioning) -> torch.Tensor:
         """The guided prediction, like x; t [B] is the schedule's model time."""

@@ -47,6 +47,27 @@ def to_sample(prediction: str, alpha: Scalar, sigma: Scalar) -> tuple[Scalar, Sc
     return 1 / (alpha + sigma), -sigma / (alpha + sigma)
 
 
+def to_noise(prediction: str, alpha: Scalar, sigma: Scalar) -> tuple[Scalar, Scalar]:
+    """(p, q) with eps = p·x + q·output; finite at sigma = 0 except for ``sample``, which says nothing about eps there.
+
+    Raises ValueError in that case.
+    """
+    check(prediction)
+    if prediction == "epsilon":
+        return 0.0 * alpha, 0.0 * alpha + 1.0
+    if prediction == "sample":
+        if isinstance(sigma, float) and sigma == 0:
+            raise ValueError(
+                "prediction 'sample' cannot be read as noise where sigma is 0 (pure data): start the times above 0, "
+                "or use a model that predicts 'v', 'flow' or 'epsilon'"
+            )
+        return 1 / sigma, -alpha / sigma
+    if prediction == "v":
+        norm = alpha * alpha + sigma * sigma
+        return sigma / norm, alpha / norm
+    return 1 / (alpha + sigma), alpha / (alpha + sigma)
+
+
 def target(prediction: str, x0, noise, alpha, sigma):
     """What the network is trained to predict, from tensors x0 and noise [B, ...] and alpha, sigma that broadcast."""
     check(prediction)
@@ -58,17 +79,15 @@ def target(prediction: str, x0, noise, alpha, sigma):
 
 
 def convert(prediction: str, form: str, alpha: Scalar, sigma: Scalar) -> tuple[Scalar, Scalar]:
-    """(p, q) with m = p·x + q·output, where m is read as ``form``: ``sample`` (x0) or ``epsilon``.
-
-    A solver that works with noise asks for epsilon = (x − alpha·x0)/sigma.
-    """
+    """(p, q) with m = p·x + q·output, where m is the output read as ``form``, another of :data:`PREDICTIONS`."""
     if prediction == form:
         return 0.0 * alpha, 0.0 * alpha + 1.0
-    p, q = to_sample(prediction, alpha, sigma)
     if form == "sample":
-        return p, q
-    if form != "epsilon":
-        raise ValueError(f"a prediction is read as 'sample' or 'epsilon', not as {form!r}")
-    if isinstance(sigma, float) and sigma == 0:
-        raise ValueError("a prediction cannot be read as 'epsilon' where sigma is 0")
-    return (1 - alpha * p) / sigma, -alpha * q / sigma
+        return to_sample(prediction, alpha, sigma)
+    if form == "epsilon":
+        return to_noise(prediction, alpha, sigma)
+    check(form)
+    (px, qx), (pe, qe) = to_sample(prediction, alpha, sigma), to_noise(prediction, alpha, sigma)
+    if form == "v":
+        return alpha * pe - sigma * px, alpha * qe - sigma * qx
+    return pe - px, qe - qx

@@ -15,12 +15,15 @@ def exact_denoiser(schedule: Schedule, prediction: str = "sample"):
     """``(x, t) -> prediction`` for schedules whose model time is t itself."""
 
     def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        time = float(t.reshape(-1)[0])
-        alpha, sigma = schedule.alpha(time), schedule.sigma(time)
+        time = t.to(torch.float64)
+        # One time for all, or one for each sample; the mixture's components are a further dimension.
+        time = time.reshape(-1, *[1] * (x.dim() - 1)) if time.numel() == len(x) else time.reshape(-1)[0]
+        alpha, sigma = schedule.alpha(time).to(x)[..., None], schedule.sigma(time).to(x)[..., None]
         variance = (alpha * STDS.to(x)) ** 2 + sigma**2
         offset = x[..., None] - alpha * MEANS.to(x)
         logits = torch.log(WEIGHTS.to(x)) - 0.5 * torch.log(variance) - 0.5 * offset**2 / variance
         posterior_means = MEANS.to(x) + alpha * STDS.to(x) ** 2 / variance * offset
+        alpha, sigma = alpha[..., 0], sigma[..., 0]
         x0 = (torch.softmax(logits, -1) * posterior_means).sum(-1)
         noise = (x - alpha * x0) / sigma
         return {

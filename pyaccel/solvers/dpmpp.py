@@ -1,43 +1,171 @@
-"""DPM-Solver++, multistep (Lu et al. 2022, arXiv 2211.01095)."""
+"""DPM-Solver and DPM-Solver++, multistep and singlestep, as ODE and as SDE.
+
+Lu et al. 2022, arXiv 2206.00927 (DPM-Solver, over the noise) and arXiv 2211.01095 (DPM-Solver++, over x0; section 5 and
+appendix A for the SDE). One arithmetic serves all: :class:`Exponential` knows whether a step is made over x0 or over
+the noise, and how much noise is added.
+"""
 
 from __future__ import annotations
 
-from .builder import Builder
-from .exponential import psi
+import math
+
+from .ancestral import Ancestral, check_eta
+from .builder import Builder, Point, Value
+from .ddim import transfer
+from .exponential import Exponential
 from .family import option, solver
+from .unipc import extended, form_at
 
 
-@solver
-def dpmpp(b: Builder, order: int = 2, variant: str = "published"):
-    """DPM-Solver++(1M, 2M, 3M): data prediction, one call a step.
+@solver(paper="Lu et al. 2022, arXiv 2211.01095, Algorithms 1 and 2", order="order; 3 as published: 2",
+        calls="1; singlestep: order")  # fmt: skip
+def dpmpp(b: Builder, order: int = 2, variant: str = "published", method: str = "multistep", correction: str = ""):
+    """DPM-Solver++(1M, 2M, 3M) and (2S, 3S): exponential integrators over the prediction of x0.
 
     ``order`` 1 is DDIM, 2 is Algorithm 2 of the paper. Order 3 as published (the authors' code) gives the second
     difference half of its weight, which makes its order of convergence 2; ``variant="exact"`` gives it all.
+    ``method`` "singlestep" (Algorithm 1) calls the model ``order`` times in each step and keeps no history.
+    ``correction`` of second order: "midpoint" (the default, psi_0/2 of the difference) or "heun" (psi_1 of it).
     """
-    option("dpmpp", "order", order, (1, 2, 3))
-    option("dpmpp", "variant", variant, ("published", "exact"))
+    return _dpm(b, "dpmpp", order, variant, method, correction, "sample", 0.0)
+
+
+@solver(paper="Lu et al. 2022, arXiv 2206.00927, Algorithms 1 and 2", order="order", calls="order; multistep: 1")
+def dpm(b: Builder, order: int = 3, variant: str = "published", method: str = "singlestep", correction: str = ""):
+    """DPM-Solver-1, 2, 3: exponential integrators over the prediction of the noise, ``order`` calls a step.
+
+    ``method`` "multistep" uses earlier predictions instead of inner ones, one call a step. ``correction`` as of
+    :func:`dpmpp`.
+    """
+    return _dpm(b, "dpm", order, variant, method, correction, "epsilon", 0.0)
+
+
+@solver(paper="Lu et al. 2022, arXiv 2211.01095, section 5; k-diffusion", order="order (weak: 1)",
+        calls="1; singlestep: 2", stochastic=True)  # fmt: skip
+def dpmpp_sde(
+    b: Builder, order: int = 2, eta: float = 1.0, s_noise: float = 1.0, method: str = "multistep", correction: str = ""
+):
+    """SDE-DPM-Solver++(1M, 2M, 3M), and the singlestep solver with two calls a step.
+
+    The prediction of x0 is extrapolated as by :func:`dpmpp`, the noise of the reverse SDE is integrated exactly;
+    ``eta`` scales its diffusion, 0 is the ODE. ``method`` "singlestep" is the form in which k-diffusion offers it as
+    DPM++ SDE, a step of second order through the middle in log-SNR with ancestral noise.
+    """
+    check_eta("dpmpp_sde", eta)
+    option("dpmpp_sde", "method", method, ("multistep", "singlestep"))
+    if method == "multistep":
+        return _dpm(b, "dpmpp_sde", order, "published", method, correction, "sample", float(eta), s_noise)
+    option("dpmpp_sde", "order of the singlestep method", order, (2,))
+    x = b.noise()
+    for s, t in b.intervals():
+        m = b.predict(x, s)
+        if not (s.finite and t.finite):
+            x = Ancestral(s, t, eta).apply(b, x, m, s_noise=s_noise)
+            continue
+        u = b.point(lam=0.5 * (s.lam + t.lam))
+        early, late = b.gaussian(s, u), b.gaussian(u, t)
+        inner = Ancestral(s, u, eta).apply(b, x, m, early, s_noise)
+        # The noise of the whole step is that of its two parts: one Brownian path in sigma/alpha.
+        first, second = s.ratio - u.ratio, u.ratio - t.ratio
+        both = math.sqrt(first / (first + second)) * early + math.sqrt(second / (first + second)) * late
+        x = Ancestral(s, t, eta).apply(b, x, b.predict(inner, u), both, s_noise)
+    return x
+
+
+def _fast_intervals(steps: int, ends_at_zero: bool) -> int:
+    """Intervals for ``steps`` model calls; a last step to sigma = 0 takes one call, whatever its order."""
+    calls = steps - ends_at_zero
+    return (calls // 3 + 1 if calls else 0) + ends_at_zero
+
+
+@solver(paper="Lu et al. 2022, arXiv 2206.00927, section 3.4", order="3", calls="1 (steps are calls)", grid="log_snr",
+        intervals=_fast_intervals)  # fmt: skip
+def dpm_fast(b: Builder, form: str = "epsilon"):
+    """DPM-Solver-fast: ``steps`` is the number of model calls, spent on singlestep solvers of order 3.
+
+    Intervals equal in log-SNR, of order 3 as long as the calls last, the last ones of order 2 and 1, or of what is
+    left. With custom ``times`` the number of calls follows from the intervals: 3 each but 2 and 1 for the last two.
+    """
+    option("dpm_fast", "form", form, ("sample", "epsilon"))
+    ends_at_zero = b.points[-1].is_end
+    count = len(b.points) - 1 - ends_at_zero
+    calls = 3 * (count - 1) if b.steps is None else b.steps - ends_at_zero
+    rest = calls - 3 * (count - 1)
+    orders = ([3] * (count - 1) + [rest] if rest else [3] * (count - 2) + [2, 1]) if count else []
+    x = b.noise()
+    for (s, t), order in zip(b.intervals(), [*orders[-count:], *[1] * ends_at_zero], strict=True):
+        x = singlestep(b, x, b.predict(x, s, form_at(s, form)), s, t, order, form_at(s, form))
+    return x
+
+
+def _dpm(
+    b: Builder, name: str, order: int, variant: str, method: str, correction: str, form: str, eta: float, s_noise=1.0
+) -> Value:
+    option(name, "order", order, (1, 2, 3))
+    option(name, "variant", variant, ("published", "exact"))
+    option(name, "method", method, ("multistep", "singlestep"))
+    option(name, "correction", correction, ("", "midpoint", "heun"))
     x, history = b.noise(), []
     for s, t in b.intervals():
-        m0 = b.predict(x, s)
-        history = [(s, m0), *(pair for pair in history if not pair[0].is_start)][:order]
+        now = form_at(s, form)
+        m = b.predict(x, s, now)
+        if method == "singlestep":
+            left = len(b.points) - 1 - s.index
+            rank = min(order, left) if b.lower_order_final else order
+            x = singlestep(b, x, m, s, t, rank, now, variant, correction)
+            continue
+        history = extended(history, s, m, order)
         rank = b.order_at(s, t, order, len(history))
-        if rank == 1:
-            x = b.exponential_step(x, m0, s, t)
-            continue
-        h = t.lam - s.lam
-        (s1, m1), *older = history[1:]
-        r0 = (s.lam - s1.lam) / h
-        d0 = (m0 - m1) / r0
-        if rank == 2:
-            # D = (1 + 1/(2r))·m0 − 1/(2r)·m1, held for the whole step.
-            x = b.exponential_step(x, m0 + 0.5 * d0, s, t)
-            continue
-        s2, m2 = older[0]
-        r1 = (s1.lam - s2.lam) / h
-        d1 = (m1 - m2) / r1
-        second = (d0 - d1) / (r0 + r1)
-        first = d0 + r0 * second
-        if variant == "exact":
-            second = 2 * second
-        x = b.exponential_step(x, m0, s, t) + t.alpha * (psi(1, h) * first + psi(2, h) * second)
+        step = Exponential(s, t, now, eta)
+        x = step.scale * x + _multistep(step, history[:rank], s, t, variant, correction)
+        if step.noise is not None and not t.is_end:
+            x = x + (s_noise * step.noise) * b.gaussian(s, t)
     return x
+
+
+def _multistep(step: Exponential, history: list, s: Point, t: Point, variant: str, correction: str) -> Value:
+    """What the predictions, the newest first, add to a step."""
+    m0 = history[0][1]
+    if len(history) == 1:
+        return step.weight(0) * m0
+    h = t.lam - s.lam
+    (s1, m1), *older = history[1:]
+    r0 = (s.lam - s1.lam) / h
+    d0 = (m0 - m1) / r0
+    if not older:
+        # The paper holds D = m0 + d0/2 for the whole step.
+        return step.weight(0) * m0 + (step.weight(1) if correction == "heun" else 0.5 * step.weight(0)) * d0
+    s2, m2 = older[0]
+    r1 = (s1.lam - s2.lam) / h
+    d1 = (m1 - m2) / r1
+    second = (d0 - d1) / (r0 + r1)
+    first = d0 + r0 * second
+    if variant == "exact":
+        second = 2 * second
+    return step.weight(0) * m0 + step.weight(1) * first + step.weight(2) * second
+
+
+def singlestep(
+    b: Builder, x: Value, m0: Value, s: Point, t: Point, order: int, form: str,
+    variant: str = "published", correction: str = "",
+) -> Value:  # fmt: skip
+    """One step from s to t with ``order`` − 1 model calls inside it, equally spaced in log-SNR; m0 is read at s."""
+    if order == 1 or not (s.finite and t.finite):
+        return transfer(b, x, m0, s, t, form)
+    h, step = t.lam - s.lam, Exponential(s, t, form)
+    r1 = 1.0 / order
+    u1 = b.point(lam=s.lam + r1 * h)
+    inner = Exponential(s, u1, form)
+    d1 = b.predict(inner.scale * x + inner.weight(0) * m0, u1, form) - m0
+    if order == 2:
+        weight = step.weight(1) if correction == "heun" else 0.5 * step.weight(0)
+        return step.scale * x + step.weight(0) * m0 + (weight / r1) * d1
+    r2 = 2.0 / 3.0
+    u2 = b.point(lam=s.lam + r2 * h)
+    inner = Exponential(s, u2, form)
+    d2 = b.predict(inner.scale * x + inner.weight(0) * m0 + (r2 / r1 * inner.weight(1)) * d1, u2, form) - m0
+    x = step.scale * x + step.weight(0) * m0
+    if variant == "published":
+        return x + (step.weight(1) / r2) * d2
+    first = (r2 / r1 * d1 - r1 / r2 * d2) / (r2 - r1)
+    return x + step.weight(1) * first + (2.0 * step.weight(2) / (r2 - r1)) * (d2 / r2 - d1 / r1)

@@ -1,67 +1,38 @@
 """The executor: runs a Plan, one launch per model call: conversion, guidance, history and next sample are one matrix.
 
-Binding a plan to a denoiser folds what the model predicts and how its branches are weighted into each stage's rows:
-with m = p·x + q·Σ_b w_b·o_b, a row over registers and m becomes a row over registers and model outputs.
+What is folded beforehand is in binding.py; where the noise of a stochastic plan comes from is in noise.py; a kept
+region of an image is in inpainting.py.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
-from .. import ops, predictions
-from ..denoiser import Run, StepContext, announce
+from .. import ops
+from ..denoiser import Denoiser, Run, StepContext, announce
 from ..progress import progress_bar
+from .binding import Binding, BoundStage, Rows, bound_stages
+from .inpainting import Kept
+from .noise import GivenNoise, KernelNoise, noise_source
 from .plan import Plan, Stage
-
-
-@dataclass(frozen=True)
-class BoundStage:
-    """A stage whose coefficients go from registers ``reads`` and the model's outputs to registers ``writes``."""
-
-    reads: list[int]
-    writes: list[int]
-    coefficients: list
-    prepared: ops.Prepared | None  # None where each sample has its own coefficients
-    network_row: int  # which row the network reads next, in its own dtype; -1 for none
-
-
-def bind(
-    plan: Plan, prediction: str, weights: list, state: torch.dtype, network: torch.dtype, batch: int
-) -> list[BoundStage]:
-    """The plan's stages for a model that predicts ``prediction`` in branches with ``weights`` (numbers or [B])."""
-    per_sample = isinstance(weights[0], torch.Tensor)
-    if per_sample and len(weights[0]) != batch:
-        raise ValueError(f"guidance is given for {len(weights[0])} samples, the noise has {batch}")
-    samples = [[float(w[i]) for w in weights] for i in range(batch)] if per_sample else [[float(w) for w in weights]]
-    bound = []
-    for index, stage in enumerate(plan.stages):
-        reads = sorted({r for row in stage.rows for r in row.reads} | {stage.input})
-        p, q = predictions.convert(prediction, stage.form, stage.alpha, stage.sigma)
-        matrices = [[_fold(row, reads, stage, p, q, w) for row in stage.rows] for w in samples]
-        writes, row = [r.target for r in stage.rows], -1
-        if network != state and index + 1 < plan.calls and plan.stages[index + 1].input in writes:
-            row = writes.index(plan.stages[index + 1].input)
-            matrices = [[*matrix, matrix[row]] for matrix in matrices]
-        prepared = None
-        if not per_sample:
-            ins, outs = [state] * len(reads) + [network] * len(weights), [state] * len(writes) + [network] * (row >= 0)
-            prepared = ops.prepare(matrices[0], ins, outs)
-        bound.append(BoundStage(reads, writes, matrices if per_sample else matrices[0], prepared, row))
-    return bound
-
-
-def _fold(row, reads: list[int], stage: Stage, p: float, q: float, weights: list[float]) -> list[float]:
-    registers = [row.reads.get(r, 0.0) + (row.new * p if r == stage.input else 0.0) for r in reads]
-    return [*registers, *(row.new * q * w for w in weights)]
+from .thresholding import threshold_
 
 
 def run(
     plan: Plan,
     denoiser: Callable[..., torch.Tensor],
     noise: torch.Tensor,
+    *,
+    seed,
+    generator,
+    noise_sampler,
+    image: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    batched_guidance: bool | None,
     callback: Callable[[int, float, torch.Tensor], torch.Tensor | None] | None,
     progress: bool,
     grad: bool,
@@ -69,79 +40,182 @@ def run(
 ) -> torch.Tensor:
     """See :meth:`Plan.sample`."""
     _check_noise(noise)
+    source = noise_source(plan, noise, seed, generator, noise_sampler)
+    if batched_guidance is not None:
+        if not isinstance(denoiser, Denoiser):
+            raise TypeError(f"batched_guidance is for a pyaccel.Denoiser, got {type(denoiser).__name__}")
+        denoiser = dataclasses.replace(denoiser, batched=batched_guidance)
+    kept = Kept.of(plan, noise, image, mask)
+    if plan.draws:
+        noise = noise.contiguous()  # the position in the sample decides which noise an element gets
     keep_graph = torch.is_grad_enabled() and (grad or noise.requires_grad)
     with torch.set_grad_enabled(keep_graph), progress_bar(f"sampling ({plan.solver})", plan.calls, progress) as bar:
-        return _run(plan, denoiser, noise, callback, bar, conditioning)
+        if image is not None:
+            (alpha, sigma), _ = plan.ends
+            (noise,) = ops.linear_combination([noise, image.to(noise)], [[1.0, alpha / sigma]], dtype=noise.dtype)
+        result = _Run(plan, denoiser, noise, source, kept).go(callback, bar, conditioning)
+        if not _finite(result):
+            # Checking every output as it comes would wait for the device at every step; a second run tells which it
+            # was.
+            if callback is None and not isinstance(source, GivenNoise):
+                _Run(plan, denoiser, noise, source, kept, check=True).go(None, bar, conditioning)
+            raise FloatingPointError(
+                "the sample has NaN or infinite values, though the inputs were finite; the model's outputs are the "
+                "place to look"
+                if _finite(noise)
+                else "the noise has NaN or infinite values"
+            )
+    return result
 
 
-def _run(plan, denoiser, noise, callback, bar, conditioning) -> torch.Tensor:
-    state = torch.float64 if noise.dtype == torch.float64 else torch.float32
-    network = getattr(denoiser, "dtype", None) or noise.dtype
-    branches = getattr(denoiser, "branches", None) or (lambda x, t, **c: [denoiser(x, t, **c)])
-    weights = getattr(denoiser, "weights", [1.0])
-    prediction = getattr(denoiser, "prediction", None) or plan.prediction
-    stages = _bound(plan, prediction, weights, state, network, len(noise))
+class _Run:
+    """One run of a plan with one denoiser."""
 
-    registers: dict[int, torch.Tensor] = {}
-    dtypes = [state] * len(plan.start)
-    for row, tensor in zip(
-        plan.start, ops.linear_combination([noise], [[row.new] for row in plan.start], dtype=dtypes), strict=True
-    ):
-        registers[row.target] = tensor
-    seen = registers[plan.stages[0].input].to(network)
-    model_times = torch.tensor([stage.model_time for stage in plan.stages], dtype=torch.float64)
-    # One tensor of all times at once: a small launch less for each step.
-    times = model_times.to(noise.device, state)[:, None].repeat(1, len(noise)).unbind()
-    identity, calls = Run(), plan.calls
+    def __init__(self, plan: Plan, denoiser, noise: torch.Tensor, source: KernelNoise | GivenNoise, kept, check=False):
+        self.plan, self.noise, self.source, self.kept, self.check = plan, noise, source, kept, check
+        self.state = torch.float64 if noise.dtype == torch.float64 else torch.float32
+        self.network = getattr(denoiser, "dtype", None) or noise.dtype
+        self.branches = getattr(denoiser, "branches", None) or (lambda x, t, **c: [denoiser(x, t, **c)])
+        weights = tuple(getattr(denoiser, "weights", (1.0,)))
+        prediction = getattr(denoiser, "prediction", None) or plan.prediction
+        binding = Binding(prediction, weights, self.state, self.network, len(noise), source.in_kernel)
+        self.start, self.stages = bound_stages(plan, binding)
+        self.scratch: dict[int, torch.Tensor] = {}
+        self.registers: dict[int, torch.Tensor] = {}
 
-    for index, (stage, step) in enumerate(zip(plan.stages, stages, strict=True)):
-        with announce(StepContext(identity, index, calls, stage.t)):
-            outputs = branches(seen, times[index], **conditioning)
+    def go(self, callback, bar, conditioning: dict) -> torch.Tensor:
+        """The sample."""
+        plan, registers, source, kept, network = self.plan, self.registers, self.source, self.kept, self.network
+        shape, device, batch = self.noise.shape, self.noise.device, len(self.noise)
+        start_draws = sorted({d for row in plan.start for d in row.noise})
+        first = self._combine(self.start, [self.noise.to(self.state), *source.tensors(start_draws)], None, None)
+        registers.update(zip((row.target for row in plan.start), first, strict=True))
+        if kept is not None:
+            kept.restore(registers, plan.stages[0])
+        # One tensor of all times at once: a small launch less for each step.
+        model_times = torch.tensor([stage.calls[0].model_time for stage in plan.stages], dtype=torch.float64)
+        times = model_times.to(device, self.state)[:, None].repeat(1, batch).unbind()
+        identity, count, ahead = Run(), len(plan.stages), None
+
+        for index, (stage, step) in enumerate(zip(plan.stages, self.stages, strict=True)):
+            calls = stage.calls
+            with announce(StepContext(identity, index, count, calls[0].t)), _named(plan, index, stage):
+                if len(calls) == 1 and calls[0].to is None:
+                    x = registers[calls[0].input] if ahead is None else ahead
+                    outputs = self.branches(x if x.dtype is network else x.to(network), times[index], **conditioning)
+                else:
+                    outputs = self._several(stage, conditioning)
+                for output in outputs:
+                    if not isinstance(output, torch.Tensor) or output.shape != shape:
+                        _refuse(output, shape, index, stage)
+                    if self.check and not _finite(output):
+                        raise FloatingPointError(f"{_where(index, stage)} returned NaN or infinite values")
+                if step.conversions is not None:
+                    outputs = self._thresholded(stage, step, outputs)
+                tensors = [registers[r] for r in step.reads]
+                tensors += outputs
+                if step.draws:
+                    tensors += source.tensors(step.draws)
+                results = self._combine(step.rows, tensors, step.writes, step.fresh)
+            for target, tensor in zip(step.writes, results, strict=False):
+                registers[target] = tensor
+            ahead = results[-1] if step.network_row >= 0 else None
+            following = plan.stages[index + 1] if index + 1 < count else None
+            if kept is not None:
+                kept.restore(registers, following)
+                ahead = None
+            if callback is not None:
+                target = plan.output if following is None else following.calls[0].input
+                replacement = callback(index, stage.t, registers[target].clone())
+                if replacement is not None:
+                    registers[target] = replacement.to(self.state)
+                    ahead = None
+            bar.advance(len(calls))
+        return registers[plan.output].to(self.noise.dtype)
+
+    def _combine(self, rows: Rows, tensors: list, writes: list[int] | None, fresh: list[bool] | None) -> list:
+        """The rows' values. What somebody outside will see is a new tensor each time: whoever kept an earlier sample
+        (a callback, a denoiser that records its inputs) never sees it change. The rest is written over."""
+        if rows.elementwise:
+            return _elementwise(rows, tensors)
+        if rows.prepared is None or torch.is_grad_enabled():
+            noise = ops.Noise(self.source.seeds, rows.streams) if rows.streams else None
+            more = {} if noise is None else {"noise": noise}
+            return ops.linear_combination(tensors, rows.coefficients, dtype=rows.out_dtypes, **more)
+        like, new = tensors[0], []
+        for i, dtype in enumerate(rows.out_dtypes):
+            if fresh is None or i >= len(writes) or fresh[i]:
+                new.append(torch.empty_like(like, dtype=dtype))
+                continue
+            buffer = self.scratch.get(writes[i])
+            if buffer is None:
+                buffer = self.scratch[writes[i]] = torch.empty_like(like, dtype=dtype)
+            new.append(buffer)
+        if rows.streams:
+            return rows.prepared(tensors, new, self.source.seeds)
+        return rows.prepared(tensors, new)
+
+    def _several(self, stage: Stage, conditioning: dict) -> list[torch.Tensor]:
+        """The outputs of a stage with parallel calls, made as one call of a larger batch, or of a model of two
+        times.
+        """
+        calls, batch = stage.calls, len(self.noise)
+        x = torch.cat([self.registers[c.input] for c in calls]).to(self.network)
+
+        def spread(values: list[float]) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.float64).to(x.device, self.state).repeat_interleave(batch)
+
+        repeated = {
+            name: torch.cat([value] * len(calls)) if isinstance(value, torch.Tensor) and value.dim() else value
+            for name, value in conditioning.items()
+        }
+        if calls[0].to is not None:
+            repeated["to"] = spread([c.to for c in calls])
+        outputs = self.branches(x, spread([c.model_time for c in calls]), **repeated)
+        if len(calls) == 1:
+            return list(outputs)
         for output in outputs:
-            _check_output(output, noise, index, stage)
-        tensors = [*(registers[r] for r in step.reads), *outputs]
-        results = _combine(step, tensors, state, network)
-        registers.update(zip(step.writes, results, strict=False))
-        edited = False
-        if callback is not None:
-            target = plan.stages[index + 1].input if index + 1 < calls else plan.output
-            replacement = callback(index, stage.t, registers[target].clone())
-            if replacement is not None:
-                registers[target] = replacement.to(state)
-                edited = True
-        if index + 1 < calls:
-            seen = registers[plan.stages[index + 1].input]
-            if network != state:
-                seen = results[-1] if step.network_row >= 0 and not edited else seen.to(network)
-        bar.advance(1)
-    return registers[plan.output].to(noise.dtype)
+            if not isinstance(output, torch.Tensor) or output.shape != x.shape:
+                _refuse(output, x.shape, self.plan.stages.index(stage), stage)
+        parts = [output.chunk(len(calls)) for output in outputs]
+        return [branch[c] for c in range(len(calls)) for branch in parts]
+
+    def _thresholded(self, stage: Stage, step: BoundStage, outputs: list) -> list[torch.Tensor]:
+        """x0 of each call, clamped."""
+        each = len(outputs) // len(stage.calls)
+        results = []
+        for i, (call, rows) in enumerate(zip(stage.calls, step.conversions, strict=True)):
+            inputs = [self.registers[call.input], *outputs[i * each : (i + 1) * each]]
+            (x0,) = self._combine(rows, inputs, None, None)
+            results.append(threshold_(x0, self.plan.threshold))
+        return results
 
 
-def _combine(step: BoundStage, tensors: list[torch.Tensor], state, network) -> list[torch.Tensor]:
-    """The stage's new registers, and the network's next input if it has a row of its own.
-
-    They are new tensors each time: whoever kept an earlier sample (a callback, a denoiser that records its inputs)
-    never sees it change.
-    """
-    if step.prepared is None or torch.is_grad_enabled():
-        dtypes = [state] * len(step.writes) + [network] * (step.network_row >= 0)
-        return ops.linear_combination(tensors, step.coefficients, dtype=dtypes)
-    like = tensors[0]
-    new = [torch.empty_like(like) for _ in step.writes]
-    if step.network_row >= 0:
-        new.append(torch.empty_like(like, dtype=network))
-    return step.prepared(tensors, new)
+def _elementwise(rows: Rows, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Rows with a coefficient for each element of a sample."""
+    results = []
+    for line, dtype in zip(rows.coefficients, rows.out_dtypes, strict=True):
+        total = None
+        for c, tensor in zip(line, tensors, strict=True):
+            c = c.to(tensor.device) if isinstance(c, torch.Tensor) else c
+            term = tensor.to(rows.out_dtypes[0]) * c
+            total = term if total is None else total + term
+        results.append(total.to(dtype))
+    return results
 
 
-def _bound(plan: Plan, prediction: str, weights: list, state, network, batch: int) -> list[BoundStage]:
-    """:func:`bind`, remembered with the plan for what is the same in every run."""
-    if isinstance(weights[0], torch.Tensor):
-        return bind(plan, prediction, weights, state, network, batch)
-    key = (prediction, tuple(weights), state, network)
-    known = plan.__dict__.setdefault("_bound", {})
-    if key not in known:
-        known[key] = bind(plan, prediction, weights, state, network, batch)
-    return known[key]
+def _named(plan: Plan, index: int, stage: Stage):
+    """A range of that name in torch's profiler, while one is recording."""
+    if torch.autograd._profiler_enabled():
+        return torch.profiler.record_function(f"{plan.solver} stage {index} t={stage.t:.4g}")
+    return _nothing
+
+
+_nothing = contextlib.nullcontext()
+
+
+def _finite(x: torch.Tensor) -> bool:
+    return bool(torch.isfinite(x).all())
 
 
 def _check_noise(noise: torch.Tensor) -> None:
@@ -153,14 +227,16 @@ def _check_noise(noise: torch.Tensor) -> None:
         raise ValueError("noise must be [B, ...] with a batch dimension, got a tensor without dimensions")
 
 
-def _check_output(output, noise: torch.Tensor, index: int, stage: Stage) -> None:
-    if isinstance(output, torch.Tensor) and output.shape == noise.shape:
-        return  # nothing is put into words on the hot path
-    where = f"model call {index} (t = {stage.t:.5g})"
+def _where(index: int, stage: Stage) -> str:
+    return f"model call {index} (t = {stage.t:.5g})"
+
+
+def _refuse(output, shape, index: int, stage: Stage) -> None:
+    where = _where(index, stage)
     if not isinstance(output, torch.Tensor):
         raise TypeError(f"{where} returned a {type(output).__name__}, expected a tensor like the noise")
     hint = ""
-    doubled = output.dim() == noise.dim() > 1 and output.shape[1] == 2 * noise.shape[1]
-    if doubled and output.shape[2:] == noise.shape[2:]:
-        hint = "; it looks like a prediction with a learned variance: pass on output.chunk(2, dim=1)[0]"
-    raise ValueError(f"{where} returned shape {tuple(output.shape)}, expected {tuple(noise.shape)}{hint}")
+    doubled = output.dim() == len(shape) > 1 and output.shape[1] == 2 * shape[1]
+    if doubled and output.shape[2:] == shape[2:]:
+        hint = "; it looks like a prediction with a learned variance: say Denoiser(..., learned_variance=True)"
+    raise ValueError(f"{where} returned shape {tuple(output.shape)}, expected {tuple(shape)}{hint}")

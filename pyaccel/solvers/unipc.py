@@ -1,17 +1,24 @@
-"""UniPC: a unified predictor-corrector of any order (Zhao et al. 2023, arXiv 2302.04867)."""
+"""UniPC: a unified predictor-corrector of any order (Zhao et al. 2023, arXiv 2302.04867), and UniC on any solver."""
 
 from __future__ import annotations
 
 import math
 
-from .builder import Builder, Point
-from .exponential import moments_to_weights, psi
-from .family import option, solver
+from .builder import Builder, Point, Value
+from .exponential import Exponential, moments_to_weights, psi
+from .family import option, solver, solver_function
 
 
-@solver
-def unipc(b: Builder, order: int = 3, variant: str = "bh2", corrector: bool = True):
-    """UniPC-p in data prediction, one call a step: the prediction at the new point also corrects the step to it.
+@solver(paper="Zhao et al. 2023, arXiv 2302.04867, Algorithms 5-8", order="order + 1", calls="1; singlestep: order")
+def unipc(
+    b: Builder,
+    order: int = 3,
+    variant: str = "bh2",
+    corrector: bool = True,
+    form: str = "sample",
+    method: str = "multistep",
+):
+    """UniPC-p: the prediction at the new point also corrects the step to it; one call a step.
 
     With D_j = (m_j − m_0)/r_j over the last predictions, r_j = (lam_j − lam_s)/h (eq. 8 and 9; in the notation of
     :func:`psi`, −B(h)·rho_j are the weights here):
@@ -21,51 +28,128 @@ def unipc(b: Builder, order: int = 3, variant: str = "bh2", corrector: bool = Tr
 
     The weights solve Σ_j w_j·r_j^(i−1) = i!·psi_i; B(h) enters only where one equation is left, which the paper
     replaces by w = B(h)/2 with B(h) = h (``bh1``) or e^h − 1 (``bh2``). The model is not called again at the
-    corrected sample, and the last step has no corrector, as in the authors' code.
+    corrected sample, and the last step has no corrector, as in the authors' code. ``form`` "epsilon" is the same over
+    predictions of the noise. ``corrector=False`` is the predictor UniP alone. ``method`` "singlestep" takes its D_j
+    at ``order`` − 1 points inside the step instead, each a model call (Appendix C).
     """
-    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-        raise ValueError(f"unipc: order must be a whole number of at least 1, got {order!r}")
-    option("unipc", "variant", variant, ("bh1", "bh2"))
-    x = predicted = b.noise()
-    history, pending = [], None
+    _check("unipc", order, variant)
+    option("unipc", "form", form, ("sample", "epsilon"))
+    option("unipc", "method", method, ("multistep", "singlestep"))
+    if corrector:
+        b.corrector = UniC(order, variant, form)
+    x, history = b.noise(), []
     for s, t in b.intervals():
-        m0 = b.predict(predicted, s)
-        x = predicted if pending is None else pending[0] + pending[1] * m0
-        history = [(s, m0), *(pair for pair in history if not pair[0].is_start)][:order]
+        m = b.predict(x, s, form_at(s, form))
+        if method == "singlestep":
+            x = _inner_step(b, x, m, s, t, order, variant, form)
+            continue
+        history = extended(history, s, m, order)
         rank = b.order_at(s, t, order, len(history))
-        base = b.exponential_step(x, m0, s, t)
-        nodes = [] if rank == 1 else [(p.lam - s.lam) / (t.lam - s.lam) for p, _ in history[1:rank]]
-        differences = [(m - m0) / r for (_, m), r in zip(history[1:rank], nodes, strict=True)]
-
-        predicted = base
-        if rank > 1:
-            weights = _weights(nodes, t.lam - s.lam, variant)
-            predicted = base + t.alpha * _sum(differences, weights)
-
-        pending = None
-        if corrector and t is not b.points[-1] and not (s.is_start and variant == "bh1"):
-            weights = _corrector_weights(nodes, s, t, variant)
-            # All but the new prediction is known now; added up here, one tensor carries it to the next call.
-            known = base - (t.alpha * weights[-1]) * m0
-            if differences:
-                known = known + t.alpha * _sum(differences, weights[:-1])
-            pending = known, t.alpha * weights[-1]
-    return predicted
+        x = _unip(x, history[:rank], s, t, variant, form_at(s, form))
+    return x
 
 
-def _sum(values, weights):
-    total = weights[0] * values[0]
-    for value, weight in zip(values[1:], weights[1:], strict=True):
-        total = total + weight * value
-    return total
+@solver(paper="Zhao et al. 2023, arXiv 2302.04867, eq. 9", order="that of the solver + 1", calls="1")
+def unic(b: Builder, solver: str = "dpmpp", order: int = 2, variant: str = "bh2", **options):
+    """UniC-p, the corrector of UniPC, on top of any solver with one call a step.
+
+    The new prediction corrects the solver's step to where it was made, at no further call; ``order`` is that of UniC,
+    all further options are the solver's.
+    """
+    _check("unic", order, variant)
+    function = solver_function(solver)
+    b.corrector = UniC(order, variant, "sample")
+    x = function(b, **options)
+    if len(b.stages) != len(b.points) - 1 or any(len(stage) > 1 for stage in b.stages):
+        raise ValueError(f"unic: {solver} does not call the model once a step, so there is nothing to correct with")
+    if b.draws:
+        raise ValueError(f"unic: {solver} is stochastic; UniC corrects solvers of the ODE")
+    return x
 
 
-def _corrector_weights(nodes: list, s: Point, t: Point, variant: str) -> list:
-    """Weights over the nodes and 1. From pure noise h is infinite, and those of bh2 have the limit 1/2."""
-    return [0.5] if s.is_start else _weights([*nodes, 1.0], t.lam - s.lam, variant)
+class UniC:
+    """The corrector: remembers predictions and, at each call of a grid point, corrects the step to it."""
+
+    def __init__(self, order: int, variant: str, form: str):
+        self.order, self.variant, self.form = order, variant, form
+        self._x: Value | None = None
+        self._history: list[tuple[Point, Value]] = []
+        self._gain = 0.0
+
+    def before_call(self, b: Builder, t: Point) -> Value | None:
+        """All of the corrected sample at t but the prediction there: added up now, one tensor carries it along."""
+        if self._x is None or t.index < 1:
+            return None
+        s, m0 = self._history[0]
+        form = form_at(s, self.form)
+        if s.is_start and (self.variant == "bh1" or self.form != "sample"):
+            return None
+        usable = [pair for pair in self._history[1:] if pair[0].finite]
+        rank = b.order_at(s, t, self.order, 1 + len(usable))
+        older = usable[: rank - 1]
+        step = Exponential(s, t, form)
+        # From pure noise h is infinite, and the weights of bh2 have the limit 1/2.
+        nodes = _nodes(older, s, t)
+        weights = [0.5 * t.alpha] if not s.finite else _weights([*nodes, 1.0], step, self.variant)
+        self._gain = weights[-1]
+        parts = [(step.scale, self._x), (step.weight(0) - self._gain, m0)]
+        for (_, m), r, w in zip(older, nodes, weights, strict=False):
+            parts += [(w / r, m), (-w / r, m0)]
+        return b.combine(parts)
+
+    def after_call(self, b: Builder, x: Value, t: Point, m: Value, known: Value | None) -> Value:
+        """The sample at t, corrected where it can be; m is the prediction at t."""
+        if t.index < 0:
+            return x
+        corrected = x if known is None else b.combine([(1.0, known), (self._gain, m)])
+        self._x, self._history = corrected, [(t, m), *self._history][: self.order]
+        return corrected
 
 
-def _weights(nodes: list, h, variant: str) -> list:
+def form_at(s: Point, form: str) -> str:
+    """How a prediction at s can be read: as x0 where there is nothing but noise, as noise where there is none."""
+    return "sample" if s.is_start else "epsilon" if s.is_end else form
+
+
+def extended(history: list, s: Point, m: Value, order: int) -> list[tuple[Point, Value]]:
+    """The last ``order`` predictions, the newest first, without older ones at an infinite log-SNR."""
+    return [(s, m), *(pair for pair in history if pair[0].finite)][:order]
+
+
+def _check(name: str, order: int, variant: str) -> None:
+    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
+        raise ValueError(f"{name}: order must be a whole number of at least 1, got {order!r}")
+    option(name, "variant", variant, ("bh1", "bh2"))
+
+
+def _unip(x: Value, history: list, s: Point, t: Point, variant: str, form: str) -> Value:
+    """UniP from s to t with the predictions of ``history``, that of s first."""
+    step, (m0, older) = Exponential(s, t, form), (history[0][1], history[1:])
+    parts = [(step.scale, x), (step.weight(0), m0)]
+    nodes = _nodes(older, s, t)
+    for (_, m), r, w in zip(older, nodes, _weights(nodes, step, variant), strict=True):
+        parts += [(w / r, m), (-w / r, m0)]
+    return x.builder.combine(parts)
+
+
+def _inner_step(b: Builder, x: Value, m0: Value, s: Point, t: Point, order: int, variant: str, form: str) -> Value:
+    """UniP from s to t with predictions at equal parts of the step in log-SNR."""
+    form, history = form_at(s, form), [(s, m0)]
+    for i in range(1, order if s.finite and t.finite else 1):
+        u = b.point(lam=s.lam + (t.lam - s.lam) * i / order)
+        history.append((u, b.predict(_unip(x, history, s, u, variant, form), u, form)))
+    return _unip(x, history, s, t, variant, form)
+
+
+def _nodes(older: list, s: Point, t: Point) -> list:
+    return [(p.lam - s.lam) / (t.lam - s.lam) for p, _ in older]
+
+
+def _weights(nodes: list, step: Exponential, variant: str) -> list:
+    """Of the D_j at ``nodes``, times the step's gain."""
+    if not nodes:
+        return []
     if len(nodes) == 1:
-        return [0.5 * (h if variant == "bh1" else psi(0, h))]
-    return moments_to_weights(nodes, [math.factorial(i) * psi(i, h) for i in range(1, len(nodes) + 1)])
+        return [0.5 * step.gain * (step.h if variant == "bh1" else psi(0, step.h))]
+    moments = [math.factorial(i) * step.gain * psi(i, step.h) for i in range(1, len(nodes) + 1)]
+    return moments_to_weights(nodes, moments)

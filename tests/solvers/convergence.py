@@ -24,11 +24,11 @@ def _truth(schedule_name: str) -> tuple[torch.Tensor, torch.Tensor]:
     return noise, plan.sample(exact_denoiser(schedule), noise)
 
 
-def slope(solver, schedule, **options) -> float:
+def slope(function, schedule, **options) -> float:
     """Minus the slope of log error over log steps, by least squares over :data:`COUNTS`."""
     noise, truth = _truth(schedule.name)
     errors = []
     for count in COUNTS:
-        plan = solver(schedule, times=times(count), prediction="sample", lower_order_final=False, **options)
+        plan = function(schedule, times=times(count), prediction="sample", lower_order_final=False, **options)
         errors.append(float((plan.sample(exact_denoiser(schedule), noise) - truth).abs().mean()))
     return -float(np.polyfit(np.log(COUNTS), np.log(errors), 1)[0])

@@ -80,7 +80,7 @@ def test_terms_with_factor_zero_are_kept():
         return x
 
     for stage in build(solver).stages:
-        assert stage.input in stage.rows[0].reads
+        assert stage.calls[0].input in stage.rows[0].reads
 
 
 def test_what_nobody_needs_is_not_computed():

@@ -8,7 +8,11 @@ FLOW = schedules.flow()
 
 
 def test_register_and_names():
-    assert set(solvers.SOLVERS) == {"ddim", "euler", "dpmpp", "unipc"}
+    named = [
+        "ddim", "ddpm", "deis", "dpm", "dpm_fast", "dpmpp", "dpmpp_sde", "epd", "euler", "euler_ancestral",
+        "euler_maruyama", "heun", "ipndm", "ipndm_v", "lms", "pndm", "rho_ab", "rho_rk", "rk4", "unic", "unipc",
+    ]  # fmt: skip
+    assert set(solvers.SOLVERS) == set(named)
     assert solvers.from_name("unipc") is solvers.unipc
     with pytest.raises(ValueError, match="did you mean 'unipc'"):
         solvers.from_name("unipcc")

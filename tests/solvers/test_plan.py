@@ -27,7 +27,7 @@ def test_save_and_load_give_the_same_plan(plan, tmp_path):
 def test_the_file_carries_schema_and_provenance(plan, tmp_path):
     plan.save(tmp_path / "plan.json")
     data = json.loads((tmp_path / "plan.json").read_text())
-    assert data["schema"] == 1
+    assert data["schema"] == 2
     assert data["solver"] == "unipc"
     assert data["options"]["variant"] == "bh2"
     assert data["schedule"] == ["vp_linear", {"beta_min": 0.1, "beta_max": 20.0}]
@@ -37,7 +37,7 @@ def test_the_file_carries_schema_and_provenance(plan, tmp_path):
     ("damage", "what"),
     [
         (lambda text: text[: len(text) // 2], "not a whole JSON file"),
-        (lambda text: text.replace('"schema": 1', '"schema": 99'), "schema 99.*update pyaccel"),
+        (lambda text: text.replace('"schema": 2', '"schema": 99'), "schema 99.*update pyaccel"),
         (lambda text: "[1, 2]", "not a plan"),
         (lambda text: "{}", "not a plan"),
         (lambda text: text.replace('"stages"', '"stadiums"'), "damaged"),

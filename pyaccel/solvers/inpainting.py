@@ -1,0 +1,54 @@
+"""A kept region: where the mask is 0, each sample that the network sees is the given image at that noise level."""
+
+from __future__ import annotations
+
+import torch
+
+from .. import ops
+from .plan import Plan, Stage
+
+
+class Kept:
+    """x ← mask·x + (1 − mask)·(alpha·image + sigma·noise), with the noise that the run starts from.
+
+    This is the replacement of Song et al. 2021 (appendix I.2) with one noise for the whole run, so that the known
+    region follows one trajectory.
+    """
+
+    def __init__(self, plan: Plan, image: torch.Tensor, mask: torch.Tensor, noise: torch.Tensor):
+        self.image, self.mask, self.noise, self.plan = image, mask, noise, plan
+
+    @staticmethod
+    def of(plan: Plan, noise: torch.Tensor, image: torch.Tensor | None, mask: torch.Tensor | None) -> Kept | None:
+        """None without a mask; ValueError for a mask without image or for shapes that do not fit."""
+        if image is not None:
+            if plan.rising:
+                raise ValueError("image= is for plans from noise to data; a rising plan is handed the sample itself")
+            if image.shape != noise.shape:
+                raise ValueError(f"image has shape {tuple(image.shape)}, the noise {tuple(noise.shape)}")
+        if mask is None:
+            return None
+        if image is None:
+            raise ValueError("mask= needs image=, what is kept where the mask is 0")
+        state = torch.float64 if noise.dtype == torch.float64 else torch.float32
+        try:
+            mask = mask.to(noise.device, state).expand(noise.shape)
+        except RuntimeError:
+            raise ValueError(
+                f"mask of shape {tuple(mask.shape)} does not broadcast to the noise, {tuple(noise.shape)}"
+            ) from None
+        return Kept(plan, image.to(noise.device, state), mask, noise.to(state))
+
+    def restore(self, registers: dict[int, torch.Tensor], following: Stage | None) -> None:
+        """Puts the known region into what the next stage's calls see, or into the result after the last stage."""
+        if following is None:
+            alpha, sigma = self.plan.ends[1]
+            self._into(registers, self.plan.output, alpha, sigma)
+        else:
+            for call in following.calls:
+                self._into(registers, call.input, call.alpha, call.sigma)
+
+    def _into(self, registers: dict[int, torch.Tensor], register: int, alpha: float, sigma: float) -> None:
+        x = registers[register]
+        (known,) = ops.linear_combination([self.image, self.noise], [[alpha, sigma]], dtype=x.dtype)
+        registers[register] = torch.lerp(known, x, self.mask)
