@@ -30,12 +30,28 @@ def _dispatch(name: str, of_float, of_array, of_tensor):
     return function
 
 
-exp = _dispatch("exp", math.exp, np.exp, torch.exp)
+def _exp_of_float(x: float) -> float:
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
+
+
+def _exp_of_array(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.exp(x)
+
+
+exp = _dispatch("exp", _exp_of_float, _exp_of_array, torch.exp)
+"""e^x, infinite where it overflows, for floats too."""
 expm1 = _dispatch("expm1", math.expm1, np.expm1, torch.expm1)
-log1p = _dispatch("log1p", math.log1p, np.log1p, torch.log1p)
 sqrt = _dispatch("sqrt", math.sqrt, np.sqrt, torch.sqrt)
 sin = _dispatch("sin", math.sin, np.sin, torch.sin)
+cos = _dispatch("cos", math.cos, np.cos, torch.cos)
+arcsin = _dispatch("arcsin", math.asin, np.arcsin, torch.arcsin)
 arccos = _dispatch("arccos", math.acos, np.arccos, torch.arccos)
+arctan = _dispatch("arctan", math.atan, np.arctan, torch.arctan)
+arcsinh = _dispatch("arcsinh", math.asinh, np.arcsinh, torch.arcsinh)
 
 
 def _log_of_float(x: float) -> float:
@@ -47,8 +63,20 @@ def _log_of_array(x: np.ndarray) -> np.ndarray:
         return np.log(x)
 
 
+def _log1p_of_float(x: float) -> float:
+    return math.log1p(x) if x > -1 else (-math.inf if x == -1 else math.nan)
+
+
+def _log1p_of_array(x: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log1p(x)
+
+
 log = _dispatch("log", _log_of_float, _log_of_array, torch.log)
 """log(x), with log(0) = -inf for floats too, as numpy and torch have it."""
+
+log1p = _dispatch("log1p", _log1p_of_float, _log1p_of_array, torch.log1p)
+"""log(1 + x), with log1p(-1) = -inf for floats too."""
 
 
 def as_float64(x: Scalar) -> Scalar:
@@ -67,6 +95,21 @@ def maximum(x: Scalar, low: float) -> Scalar:
     return np.maximum(x, low) if isinstance(x, np.ndarray) else max(x, low)
 
 
+def minimum(x: Scalar, high: float) -> Scalar:
+    """The smaller of x and ``high``, elementwise."""
+    if isinstance(x, torch.Tensor):
+        return x.clamp(max=high)
+    return np.minimum(x, high) if isinstance(x, np.ndarray) else min(x, high)
+
+
+def divide(x: Scalar, y: Scalar) -> Scalar:
+    """x / y for x other than 0 and y ≥ 0, infinite where y is 0, for floats too."""
+    if isinstance(x, float) and isinstance(y, float):
+        return x / y if y else math.copysign(math.inf, x)
+    with np.errstate(divide="ignore"):
+        return x / y
+
+
 def softplus(x: Scalar) -> Scalar:
     """log(1 + e^x) without overflow."""
     if isinstance(x, torch.Tensor):
@@ -76,14 +119,24 @@ def softplus(x: Scalar) -> Scalar:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-def interpolate(x: Scalar, knots: np.ndarray, values: np.ndarray) -> Scalar:
-    """Piecewise linear interpolation through (knots, values); knots increase; straight on beyond the ends."""
+def interval(x: Scalar, knots: np.ndarray, right: bool = False) -> np.ndarray | torch.Tensor:
+    """The i with knots[i] < x ≤ knots[i + 1], or ≤ and < if ``right``; the first or last interval beyond the ends."""
     if isinstance(x, torch.Tensor):
         k = torch.as_tensor(knots, device=x.device)
-        v = torch.as_tensor(values, device=x.device)
-        i = torch.searchsorted(k, x.detach().contiguous()).clamp(1, len(knots) - 1)
-    else:
-        k, v = knots, values
-        i = np.clip(np.searchsorted(k, x), 1, len(knots) - 1)
-    result = v[i - 1] + (x - k[i - 1]) * ((v[i] - v[i - 1]) / (k[i] - k[i - 1]))
+        return (torch.searchsorted(k, x.detach().contiguous(), right=right) - 1).clamp(0, len(knots) - 2)
+    return np.clip(np.searchsorted(knots, x, side="right" if right else "left") - 1, 0, len(knots) - 2)
+
+
+def take(values: np.ndarray, index: np.ndarray | torch.Tensor) -> Scalar:
+    """values[index], on the device of ``index``."""
+    if isinstance(index, torch.Tensor):
+        return torch.as_tensor(values, device=index.device)[index]
+    return values[index]
+
+
+def interpolate(x: Scalar, knots: np.ndarray, values: np.ndarray) -> Scalar:
+    """Piecewise linear interpolation through (knots, values); knots increase; straight on beyond the ends."""
+    i = interval(x, knots)
+    low, value, slope = take(knots[:-1], i), take(values[:-1], i), take(np.diff(values) / np.diff(knots), i)
+    result = value + (x - low) * slope
     return float(result) if isinstance(x, float) else result
