@@ -5,6 +5,9 @@ import torch
 ROUNDING = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 """Half the distance between neighbouring numbers, relative to them; doubled for the accumulators' types."""
 
+NORMAL = 1e-6
+"""How far a normal in float32 may lie from the exact one of its words: csrc/philox.h says why."""
+
 
 def tolerance(out_dtype: torch.dtype, accumulator: torch.dtype, magnitude: torch.Tensor, terms: int) -> torch.Tensor:
     """The error that Σ of ``terms`` products may have: ``magnitude`` is Σ|c·x|, elementwise, in float64.

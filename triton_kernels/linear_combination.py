@@ -1,7 +1,8 @@
-"""``linear_combination`` in Triton: out_i = Σ_j c_ij·in_j, elementwise, several outputs in one pass over memory.
+"""``linear_combination`` in Triton: out_i = Σ_j c_ij·in_j + Σ_s c_i,k+s·ξ_s, elementwise, in one pass over memory.
 
 Bytes: each input is read once and each output written once, per group of at most four outputs; the coefficients are a
-small tensor that stays in the cache. The kernel knows nothing of limits: it should run at the bandwidth of the memory.
+small tensor that stays in the cache; the noise ξ_s (philox.py) is drawn in registers. The kernel knows nothing of
+limits: it should run at the bandwidth of the memory.
 
 A program computes one block of one sample. It has read all that it needs of its block before it writes, and no other
 program touches the block: so an output may be an input. Accumulation is in float32, or in float64 where any operand is
@@ -16,6 +17,8 @@ from functools import lru_cache
 import torch
 import triton
 import triton.language as tl
+
+from .philox import normals
 
 MOST_INPUTS = 64
 """Inputs of one launch. More are added up over several launches, in a scratch tensor of the accumulator's type."""
@@ -37,19 +40,22 @@ def combine(
     partials,
     outputs,
     coefficients,
+    counters,
     row_stride,
     sample_stride,
     inner,
     blocks_per_sample,
     K: tl.constexpr,
     N: tl.constexpr,
+    S: tl.constexpr,
     FIRST: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One block of N outputs from K inputs; ``coefficients`` points to those of sample 0, output 0 and input 0.
+    """One block of N outputs from K inputs and S streams; ``coefficients`` points to sample 0, output 0 and input 0.
 
-    The sums begin with ``partials``, N sums of earlier inputs, unless these inputs are the FIRST.
+    ``counters`` are the numbers of the streams and then the seeds of the samples, int64; not read where S is 0. The
+    sums begin with ``partials``, N sums of earlier inputs, unless these inputs are the FIRST.
     """
     program = tl.program_id(0)
     sample = (program // blocks_per_sample).to(tl.int64)
@@ -71,6 +77,13 @@ def combine(
             c = tl.load(coefficients + sample * sample_stride + i * row_stride + j)
             longer = longer + (sums[i] + c * x,)  # noqa: RUF005
         sums = longer
+    for s in tl.static_range(S):
+        xi = normals(tl.load(counters + S + sample), tl.load(counters + s), begin, BLOCK).to(ACCUMULATOR)
+        longer = ()
+        for i in tl.static_range(N):
+            c = tl.load(coefficients + sample * sample_stride + i * row_stride + K + s)
+            longer = longer + (sums[i] + c * xi,)  # noqa: RUF005
+        sums = longer
     for i in tl.static_range(N):
         value = sums[i]
         if outputs[i].dtype.element_ty.primitive_bitwidth == 16:
@@ -78,28 +91,34 @@ def combine(
         tl.store(outputs[i] + at + lane, value.to(outputs[i].dtype.element_ty), mask=mask)
 
 
-def launch(dense: list[torch.Tensor], coefficients, results: list[torch.Tensor], batch: int) -> None:
+def launch(dense: list[torch.Tensor], coefficients, results: list[torch.Tensor], batch: int, noise=None) -> None:
     """Fills ``results`` with the combinations of ``dense``: tensors that all have one layout without gaps.
 
     Args:
-        dense: k inputs.
-        coefficients: [n, k] or [B, n, k], nested lists or a tensor on any device.
+        dense: k inputs; none only where there is noise.
+        coefficients: [n, k + s] or [B, n, k + s], nested lists or a tensor on any device.
         results: n outputs. One may be exactly an input if there are at most MOST_OUTPUTS; none may overlap otherwise.
         batch: samples with coefficients of their own; 1 where they are shared.
+        noise: None, or the seeds of B samples and s streams; the layout is then the contiguous one.
     """
+    device = results[0].device
+    seeds, streams = noise if noise is not None else ((), ())
     wide = torch.float64 in [t.dtype for t in (*dense, *results)]
     accumulator = torch.float64 if wide else torch.float32
-    c = _on_device(coefficients, accumulator, dense[0].device).reshape(batch, len(results), len(dense))
-    inner = dense[0].numel() // batch
-    block = BLOCK if dense[0].is_cuda or dense[0].is_xpu else INTERPRETED_BLOCK
+    c = _on_device(coefficients, accumulator, device).reshape(batch, len(results), len(dense) + len(streams))
+    counters = _remembered((*streams, *seeds), torch.int64, device) if streams else c
+    sample_stride = c.stride(0) if batch > 1 else 0
+    batch = len(seeds) if streams else batch
+    inner = results[0].numel() // batch
+    block = BLOCK if results[0].is_cuda or results[0].is_xpu else INTERPRETED_BLOCK
     blocks_per_sample = triton.cdiv(inner, block)
-    context = torch.cuda.device(dense[0].device) if dense[0].is_cuda else contextlib.nullcontext()
+    context = torch.cuda.device(device) if results[0].is_cuda else contextlib.nullcontext()
     with context:
         for i in range(0, len(results), MOST_OUTPUTS):
             outputs = partials = results[i : i + MOST_OUTPUTS]
-            for j in range(0, len(dense), MOST_INPUTS):
-                inputs = dense[j : j + MOST_INPUTS]
-                if j + MOST_INPUTS >= len(dense):
+            for j in range(0, max(1, len(dense)), MOST_INPUTS):
+                inputs, last = dense[j : j + MOST_INPUTS], j + MOST_INPUTS >= len(dense)
+                if last:
                     to = outputs
                 else:
                     to = [torch.empty_like(dense[0], dtype=accumulator) for _ in outputs] if j == 0 else partials
@@ -108,12 +127,14 @@ def launch(dense: list[torch.Tensor], coefficients, results: list[torch.Tensor],
                     tuple(partials),
                     tuple(to),
                     c[:, i:, j:],
+                    counters,
                     c.stride(1),
-                    c.stride(0),
+                    sample_stride,
                     inner,
                     blocks_per_sample,
                     K=len(inputs),
                     N=len(outputs),
+                    S=len(streams) if last else 0,
                     FIRST=j == 0,
                     ACCUMULATOR=tl.float64 if wide else tl.float32,
                     BLOCK=block,

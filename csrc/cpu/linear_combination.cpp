@@ -1,5 +1,6 @@
 // Chooses the instruction set, splits the work over threads, decides on non-temporal stores.
 #include "linear_combination_cpu.h"
+#include "noise_inputs.h"
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -76,24 +77,35 @@ void linear_combination_cpu(const Combination& job, const float* c32, const CpuK
   for (int a = 0; a < job.n; ++a) bytes += total * size_of(job.out_dtype[a]), f64 |= job.out_dtype[a] == DType::f64;
   const bool stream = bytes > streaming_threshold();
 
-  const auto work = [&](int64_t begin, int64_t end) {
-    const int64_t coefficients = int64_t(job.n) * job.k;
+  const auto stretch = [&](const Combination& part, int64_t sample, int64_t begin, int64_t end) {
+    const int64_t c = sample * job.coefficient_stride;
+    if (f64) {
+      kernel.f64(part, job.coefficients + c, begin, end);
+    } else {
+      kernel.f32(part, c32 + c, begin, end, stream && outputs_aligned(part, begin));
+    }
+  };
+  const auto each_sample = [&](int64_t begin, int64_t end, const auto& f) {
     for (int64_t i = begin; i < end;) {
       const int64_t sample = i / job.inner;
       const int64_t stop = std::min(end, (sample + 1) * job.inner);
-      if (f64) {
-        kernel.f64(job, job.coefficients + sample * coefficients, i, stop);
-      } else {
-        kernel.f32(job, c32 + sample * coefficients, i, stop, stream && outputs_aligned(job, i));
-      }
+      f(sample, i, stop);
       i = stop;
+    }
+  };
+  const auto work = [&](int64_t begin, int64_t end) {
+    if (job.streams == 0) {
+      each_sample(begin, end, [&](int64_t sample, int64_t i, int64_t stop) { stretch(job, sample, i, stop); });
+    } else {
+      NoiseInputs noise(job, kernel, stream);
+      each_sample(begin, end, [&](int64_t sample, int64_t i, int64_t stop) { noise.run(sample, i, stop, stretch); });
     }
 #if defined(PYACCEL_X86)
     if (stream) _mm_sfence();
 #endif
   };
 
-  threads = int(std::min<int64_t>(threads, bytes / kBytesPerThread));
+  threads = int(std::min<int64_t>(threads, (bytes + total * job.streams * kBytesOfNormal) / kBytesPerThread));
 #if defined(_OPENMP)
   if (threads > 1) {
     const int64_t grains = (total + kGrain - 1) / kGrain;

@@ -4,6 +4,7 @@
 // nothing of the standard library is instantiated, so that the linker cannot put AVX-512 code in anyone else's hands.
 #include "../linear_combination.h"
 #include "linear_combination_cpu.h"
+#include "normals_kernel.h"
 
 namespace pyaccel {
 namespace {
@@ -197,7 +198,7 @@ void stretch_f64(const Combination& job, const double* c, int64_t begin, int64_t
 }  // namespace
 }  // namespace pyaccel
 
-#define PYACCEL_DEFINE_CPU_KERNEL(ISA)                      \
-  namespace pyaccel {                                       \
-  const CpuKernel kernel_##ISA{#ISA, all_f32, stretch_f64}; \
+#define PYACCEL_DEFINE_CPU_KERNEL(ISA)                               \
+  namespace pyaccel {                                                \
+  const CpuKernel kernel_##ISA{#ISA, all_f32, stretch_f64, normals}; \
   }

@@ -2,8 +2,9 @@
 
 from .backend import CODES
 from .linear_combination import Prepared, linear_combination, prepare
+from .noise import Noise, normal
 
 DTYPES = tuple(CODES)
 """Element types that the operations take."""
 
-__all__ = ["DTYPES", "Prepared", "linear_combination", "prepare"]
+__all__ = ["DTYPES", "Noise", "Prepared", "linear_combination", "normal", "prepare"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Iterable
 from numbers import Real
 
 import torch
@@ -11,6 +13,9 @@ from torch import Tensor
 from . import backend
 from .backend import CODES
 
+MOST_COUNTER = 2**63 - 1
+"""The greatest seed, and the greatest number of a stream."""
+
 
 def check_dtype(dtype: torch.dtype, what: str) -> None:
     """TypeError, naming ``what``, unless the kernels know ``dtype``."""
@@ -18,8 +23,11 @@ def check_dtype(dtype: torch.dtype, what: str) -> None:
         raise TypeError(f"{what} has dtype {dtype}; expected one of {', '.join(map(str, CODES))}")
 
 
-def check(tensors, coefficients):
-    """(tensors as a list, coefficients as nested lists or a tensor, n, common shape); an error names the culprit."""
+def check(tensors, coefficients, streams: int = 0):
+    """(tensors as a list, coefficients as nested lists or a tensor, n, common shape); an error names the culprit.
+
+    The coefficients have ``streams`` columns more than there are tensors, for noise.
+    """
     if isinstance(tensors, Tensor):
         raise TypeError("linear_combination: tensors must be a list of tensors, got one tensor; write [tensor]")
     tensors = list(tensors)
@@ -49,16 +57,44 @@ def check(tensors, coefficients):
         if hasattr(coefficients, "tolist"):
             coefficients = coefficients.tolist()
         coefficients, sizes = _nested(coefficients)
-    k, n = len(tensors), sizes[-2] if len(sizes) in (2, 3) else 0
+    k, n = len(tensors) + streams, sizes[-2] if len(sizes) in (2, 3) else 0
     if len(sizes) not in (2, 3) or sizes[-1] != k or n == 0:
+        noise = f" and {streams} streams of noise" if streams else ""
         raise ValueError(
-            f"linear_combination: coefficients must be [n, {k}] or [B, n, {k}] for {k} tensors, got shape {list(sizes)}"
+            f"linear_combination: coefficients must be [n, {k}] or [B, n, {k}] for {len(tensors)} tensors{noise}, "
+            f"got shape {list(sizes)}"
         )
     if len(sizes) == 3 and (not shape or shape[0] != sizes[0]):
         raise ValueError(
             f"linear_combination: coefficients are for {sizes[0]} samples, the tensors have shape {tuple(shape)}"
         )
     return tensors, coefficients, n, shape
+
+
+def check_counters(values, what: str) -> list[int]:
+    """``values``, seeds or streams, as a list of Python's integers in [0, 2^63); an error names ``what``."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{what} must be a list of integers, got {values!r}")
+    values = list(values)
+    for i, value in enumerate(values):
+        if not isinstance(value, int):
+            try:
+                values[i] = value = operator.index(value)
+            except TypeError:
+                raise TypeError(f"{what}[{i}] is {value!r}; expected an integer") from None
+        if value < 0 or value > MOST_COUNTER:
+            raise ValueError(f"{what}[{i}] is {value}; expected an integer in [0, 2^63)")
+    return values
+
+
+def check_seeds(seeds: list[int], shape, what: str) -> None:
+    """ValueError unless there is one seed for each sample, the first dimension of ``shape``."""
+    if len(shape) == 0:
+        raise ValueError(f"{what}: noise wants tensors of at least one dimension, whose first is that of the samples")
+    if len(seeds) != shape[0]:
+        raise ValueError(f"{what}: {len(seeds)} seeds were given for {shape[0]} samples, of shape {tuple(shape)}")
 
 
 def _nested(coefficients) -> tuple[list, tuple[int, ...]]:

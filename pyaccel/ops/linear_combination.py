@@ -1,7 +1,7 @@
 """``linear_combination``: several outputs from several inputs in one pass over memory, Y = C·R.
 
 The arithmetic is in csrc/linear_combination.h, the semantics in reference.py. This file holds the contract and the
-order of tests that keeps every route right (the first that applies is taken):
+order of tests that keeps every route right (the first that applies is taken; all but the last make tensors of noise):
 
 1. forward-mode differentiation  -> the formula (through any registered operation the tangent would be a silent zero);
 2. torch.compile                 -> the registered operation;
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from . import backend, reference
 from .backend import CODES
-from .checks import check, check_dtype, check_out, output_dtypes, refuse_overlap
+from .checks import check, check_counters, check_dtype, check_out, check_seeds, output_dtypes, refuse_overlap
+from .noise import Noise, check_noise, normal
 
 _native = backend._native
 _empty_like = torch.empty_like
@@ -36,8 +37,9 @@ def linear_combination(
     *,
     out: Sequence[Tensor] | None = None,
     dtype: torch.dtype | Sequence[torch.dtype] | None = None,
+    noise: Noise | None = None,
 ) -> list[Tensor]:
-    """The n combinations Σ_j coefficients[i][j]·tensors[j], as a list of n tensors.
+    """The n combinations Σ_j coefficients[i][j]·tensors[j], plus noise if asked for, as a list of n tensors.
 
     Args:
         tensors: k ≥ 1 tensors of one shape, or of shapes that broadcast to one; float32, bfloat16, float16 or float64,
@@ -47,6 +49,9 @@ def linear_combination(
         out: n tensors to write into, each with its own dtype. One may be exactly one of the inputs; overlap in part
             is refused.
         dtype: dtype of the new outputs, one for all or a list of n; by default the promoted dtype of the inputs.
+        noise: seeds, one for each sample of the first dimension, and s streams. The coefficients then have k + s
+            columns, of which the last multiply the unit Gaussian noise ξ of the streams, as :func:`normal` gives it;
+            it is drawn inside of the kernel and never stored.
 
     Accumulation is in float32, in float64 where any operand is float64. Gradients flow to tensors and to a
     coefficient tensor; ``torch.func``, forward mode, ``vmap`` and ``torch.compile(fullgraph=True)`` work.
@@ -57,66 +62,85 @@ def linear_combination(
     """
     if not _is_compiling() and _native_first and _plain() and dtype is None:
         # Dense CPU tensors of one shape, lists of numbers, no gradients: the common case, or None if it is another.
-        result = _combine(tensors, coefficients, out, _grad_enabled(), _empty_like)
+        result = _combine(tensors, coefficients, out, _grad_enabled(), _empty_like, noise)
         if result is not None:
             if out is not None:
                 _increment_version(result)
             return result
-    return _general(tensors, coefficients, out, dtype)
+    return _general(tensors, coefficients, out, dtype, noise)
 
 
-def _never(tensors, out, grad) -> bool:
+def _never(tensors, out, grad, seeds) -> bool:
     return False
 
 
 class Prepared:
     """A combination checked once and called many times, as the executor of a Plan does; see :func:`prepare`."""
 
-    __slots__ = ("_coefficients", "_run", "in_dtypes", "out_dtypes")
+    __slots__ = ("_coefficients", "_run", "in_dtypes", "out_dtypes", "streams")
 
-    def __init__(self, coefficients: list[list[float]], in_dtypes: list[torch.dtype], out_dtypes: list[torch.dtype]):
+    def __init__(
+        self,
+        coefficients: list[list[float]],
+        in_dtypes: list[torch.dtype],
+        out_dtypes: list[torch.dtype],
+        streams: list[int],
+    ):
         self._coefficients = coefficients
-        self.in_dtypes, self.out_dtypes = list(in_dtypes), list(out_dtypes)
+        self.in_dtypes, self.out_dtypes, self.streams = list(in_dtypes), list(out_dtypes), list(streams)
         self._run = _never
         if _native_first and len(out_dtypes) <= backend.MOST_OUTPUTS_IN_PLACE:
             codes = [CODES[d] for d in in_dtypes], [CODES[d] for d in out_dtypes]
-            self._run = _native.PreparedCombination(_flatten(coefficients), *codes).run
+            self._run = _native.PreparedCombination(_flatten(coefficients), *codes, self.streams).run
 
-    def __call__(self, tensors: Sequence[Tensor], out: Sequence[Tensor]) -> Sequence[Tensor]:
+    def __call__(
+        self, tensors: Sequence[Tensor], out: Sequence[Tensor], seeds: Sequence[int] | None = None
+    ) -> Sequence[Tensor]:
         """Writes the combinations of ``tensors`` into ``out`` and returns ``out``.
 
         Dense CPU tensors of one shape and of the prepared dtypes go straight to the kernel, anything else through
-        :func:`linear_combination`, whose contract holds.
+        :func:`linear_combination`, whose contract holds. ``seeds``, one for each sample, are needed where streams of
+        noise were prepared, and not looked at where none were.
         """
         if (  # what _plain() asks, without the price of a call
             not _is_compiling()
             and _forward_level._current_level < 0
             and _peek() is None
             and not _modes()
-            and self._run(tensors, out, _grad_enabled())
+            and self._run(tensors, out, _grad_enabled(), seeds)
         ):
             return out
-        linear_combination(tensors, self._coefficients, out=out)
+        if self.streams and seeds is None:
+            raise ValueError(f"prepared combination: {len(self.streams)} streams of noise were prepared; give seeds=")
+        noise = Noise(seeds, self.streams) if self.streams else None
+        linear_combination(tensors, self._coefficients, out=out, noise=noise)
         return out
 
 
 def prepare(
-    coefficients: Sequence[Sequence[float]], in_dtypes: Sequence[torch.dtype], out_dtypes: Sequence[torch.dtype]
+    coefficients: Sequence[Sequence[float]],
+    in_dtypes: Sequence[torch.dtype],
+    out_dtypes: Sequence[torch.dtype],
+    streams: Sequence[int] = (),
 ) -> Prepared:
-    """A combination with coefficients [n, k], k input and n output dtypes fixed: call it with (tensors, out).
+    """A combination with coefficients [n, k + s], k input and n output dtypes and s streams of noise fixed.
 
-    The call costs about a third of :func:`linear_combination`. It does not tell autograd that ``out`` has changed:
-    do not hand it an ``out`` that a graph has saved.
+    Call it with (tensors, out), or with (tensors, out, seeds) where there are streams. The call costs about a third of
+    :func:`linear_combination`. It does not tell autograd that ``out`` has changed: do not hand it an ``out`` that a
+    graph has saved.
     """
     rows = [[float(c) for c in row] for row in coefficients]
-    if not rows or any(len(row) != len(in_dtypes) for row in rows) or len(rows) != len(out_dtypes) or not rows[0]:
+    streams = check_counters(streams, "prepare: streams")
+    columns = len(in_dtypes) + len(streams)
+    if not rows or any(len(row) != columns for row in rows) or len(rows) != len(out_dtypes) or not in_dtypes:
+        noise = f" + {len(streams)} streams" if streams else ""
         raise ValueError(
-            f"prepare: coefficients must be [n={len(out_dtypes)}][k={len(in_dtypes)}] with n, k >= 1, "
+            f"prepare: coefficients must be [n={len(out_dtypes)}][k={len(in_dtypes)}{noise}] with n, k >= 1, "
             f"got rows of lengths {[len(row) for row in rows]}"
         )
     for d in (*in_dtypes, *out_dtypes):
         check_dtype(d, "prepare")
-    return Prepared(rows, list(in_dtypes), list(out_dtypes))
+    return Prepared(rows, list(in_dtypes), list(out_dtypes), streams)
 
 
 def _plain() -> bool:
@@ -127,8 +151,11 @@ def _plain() -> bool:
 # ---- the general path -----------------------------------------------------------------------------------------------
 
 
-def _general(tensors, coefficients, out, dtype) -> list[Tensor]:
-    tensors, coefficients, n, shape = check(tensors, coefficients)
+def _general(tensors, coefficients, out, dtype, noise) -> list[Tensor]:
+    noise = noise if noise is None else check_noise(noise)
+    tensors, coefficients, n, shape = check(tensors, coefficients, 0 if noise is None else len(noise.streams))
+    if noise is not None:
+        check_seeds(noise.seeds, shape, "linear_combination")
     out = check_out(out, n, shape, tensors[0].device)
     dtypes = [t.dtype for t in out] if out is not None else output_dtypes(dtype, tensors, n)
     differentiable = [*tensors, coefficients] if isinstance(coefficients, Tensor) else tensors
@@ -136,18 +163,23 @@ def _general(tensors, coefficients, out, dtype) -> list[Tensor]:
     if out is not None and torch.is_grad_enabled() and (needs_grad or any(t.requires_grad for t in out)):
         raise ValueError("linear_combination: out= does not support gradients; leave it away or use torch.no_grad()")
 
+    compiling = torch.compiler.is_compiling()
+    changed = not compiling and (not backend.private_names_work() or backend.transformed())
+    if noise is not None and (compiling or changed or needs_grad or backend.forward_mode()):
+        device = tensors[0].device
+        tensors = [*tensors, *(normal(shape, noise.seeds, stream, device=device) for stream in noise.streams)]
     if backend.forward_mode():
         results = reference.linear_combination(tensors, coefficients, dtypes)
-    elif torch.compiler.is_compiling():
+    elif compiling:
         c = coefficients if isinstance(coefficients, Tensor) else torch.tensor(coefficients, dtype=torch.float64)
         results = _operator([t.expand(shape) for t in tensors], c, [CODES[d] for d in dtypes])
-    elif not backend.private_names_work() or backend.transformed():
+    elif changed:
         results = reference.linear_combination(tensors, coefficients, dtypes)
     elif needs_grad:
         expanded = [t.expand(shape) for t in tensors]
         results = list(_Differentiable.apply(coefficients, dtypes, *expanded))
     else:
-        return _run(tensors, coefficients, dtypes, shape, out)
+        return _run(tensors, coefficients, dtypes, shape, out, noise)
     if out is None:
         return results
     refuse_overlap(tensors, out)
@@ -156,14 +188,17 @@ def _general(tensors, coefficients, out, dtype) -> list[Tensor]:
     return out
 
 
-def _run(tensors, coefficients, dtypes, shape, out=None) -> list[Tensor]:
+def _run(tensors, coefficients, dtypes, shape, out=None, noise=None) -> list[Tensor]:
     """The values, without gradients, by the backend that serves these tensors; they may be expanded or strided."""
     chosen = backend.choose(tensors[0].device)
     per_sample = _is_per_sample(coefficients)
-    memory_format = _memory_format(tensors, shape)
+    # The position of a normal is its logical one: noise wants memory in that order.
+    memory_format = _memory_format(tensors, shape) if noise is None else torch.contiguous_format
     if out is not None:
         refuse_overlap(tensors, out)
     if chosen == "reference":
+        if noise is not None:
+            tensors = [*tensors, *(normal(shape, noise.seeds, s, device=tensors[0].device) for s in noise.streams)]
         results = reference.linear_combination(tensors, coefficients, dtypes)
         results = [r.contiguous(memory_format=memory_format) for r in results]
     else:
@@ -180,7 +215,7 @@ def _run(tensors, coefficients, dtypes, shape, out=None) -> list[Tensor]:
             results = [torch.empty_like(dense[0], dtype=d, memory_format=memory_format) for d in dtypes]
         batch = shape[0] if per_sample else 1
         if dense[0].numel():
-            _launch(chosen, dense, coefficients, results, batch)
+            _launch(chosen, dense, coefficients, results, batch, noise)
     if out is None:
         return results
     for o, result in zip(out, results, strict=True):
@@ -196,19 +231,20 @@ def _dense(t: Tensor, memory_format: torch.memory_format) -> Tensor:
     return t.clone() if t.is_neg() or t._is_zerotensor() else t
 
 
-def _launch(chosen: str, dense, coefficients, results, batch: int) -> None:
-    """One launch of a kernel over dense tensors that all have the same layout."""
+def _launch(chosen: str, dense, coefficients, results, batch: int, noise: Noise | None) -> None:
+    """One launch of a kernel over dense tensors that all have the same layout; ``batch`` matrices of coefficients."""
     if chosen == "triton":
         from ..triton_kernels import linear_combination as kernel
 
-        kernel.launch(dense, coefficients, results, batch)
+        kernel.launch(dense, coefficients, results, batch, noise)
         return
     checked = not isinstance(coefficients, Tensor)
     rows = coefficients.detach().reshape(-1).tolist() if not checked else _flatten(coefficients)
     ins, outs = [CODES[t.dtype] for t in dense], [CODES[t.dtype] for t in results]
     pointers, out_pointers = [t.data_ptr() for t in dense], [t.data_ptr() for t in results]
-    inner = dense[0].numel() // batch
-    _native.linear_combination(rows, batch, pointers, ins, out_pointers, outs, inner, checked)
+    seeds, streams = noise if noise is not None else ((), ())
+    inner = dense[0].numel() // (len(seeds) if streams else batch)
+    _native.linear_combination(rows, batch, pointers, ins, out_pointers, outs, inner, checked, seeds, streams)
 
 
 def _flatten(nested) -> list[float]:

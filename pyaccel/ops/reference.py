@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -40,3 +41,49 @@ def linear_combination(
             total = total + wide[j] * factor(i, j)
         results.append(total.expand(shape).to(dtype))
     return results
+
+
+MASK = 0xFFFFFFFF
+
+
+def philox(counter: Sequence, key: Sequence) -> list[torch.Tensor]:
+    """The four words of Philox4x32-10 (Salmon et al. 2011) as int64 tensors in [0, 2^32).
+
+    ``counter`` is four and ``key`` two numbers in [0, 2^32), integers or int64 tensors that broadcast. What noise puts
+    there is defined in csrc/philox.h.
+    """
+    c0, c1, c2, c3 = (torch.as_tensor(c, dtype=torch.int64) for c in counter)
+    k0, k1 = key
+    for _ in range(10):
+        (high_a, low_a), (high_b, low_b) = _product(c0, 0xD2511F53), _product(c2, 0xCD9E8D57)
+        c0, c1, c2, c3 = high_b ^ c1 ^ k0, low_b, high_a ^ c3 ^ k1, low_a
+        k0, k1 = (k0 + 0x9E3779B9) & MASK, (k1 + 0xBB67AE85) & MASK
+    return list(torch.broadcast_tensors(c0, c1, c2, c3))
+
+
+def _product(x: torch.Tensor, factor: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The upper and the lower 32 bits of x·factor, both below 2^32, in halves of x: no sum reaches 2^63."""
+    low = (x & 0xFFFF) * factor
+    middle = (x >> 16) * factor + (low >> 16)
+    return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
+
+
+def normal(shape: Sequence[int], seeds: Sequence[int], stream: int, device=None) -> torch.Tensor:
+    """Gaussian noise of ``shape`` [B, ...] by the definition in csrc/philox.h, one seed for each of the B samples.
+
+    Float64, from the float32 numbers u1 and u2 of that definition.
+    """
+    inner = math.prod(shape[1:])
+    q = torch.arange((inner + 3) // 4, dtype=torch.int64, device=device)
+    seed = torch.tensor(seeds, dtype=torch.int64, device=device).reshape(-1, 1)
+    words = philox((q & MASK, q >> 32, stream & MASK, stream >> 32), (seed & MASK, seed >> 32))
+    pairs = [_box_muller(*words[:2]), _box_muller(*words[2:])]
+    quads = torch.stack([n for pair in pairs for n in pair], dim=-1)
+    return quads.flatten(1)[:, :inner].reshape(tuple(shape))
+
+
+def _box_muller(w0: torch.Tensor, w1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    u1 = (w0.to(torch.float32) * 2.0**-32 + 2.0**-33).double()
+    turns = 2 * math.pi * (w1.to(torch.float32) * 2.0**-32).double()
+    r = torch.sqrt(-2 * torch.log(u1))
+    return r * torch.cos(turns), r * torch.sin(turns)

@@ -41,6 +41,22 @@ ERRORS = [
     ([X.clone().requires_grad_()], [[1.0]], {"out": [torch.ones(2, 3)]}, ValueError, "does not support gradients"),
     ([X], [[1.0]], {"dtype": torch.int32}, TypeError, "torch.int32"),
     ([X], [[1.0]], {"dtype": [F32, F32]}, ValueError, "2 dtypes were given for 1 outputs"),
+    ([X], [[1.0]], {"noise": 3}, TypeError, r"must be an ops.Noise\(seeds, streams\), got int"),
+    ([X], [[1.0, 1.0]], {"noise": ops.Noise(3, [0])}, TypeError, "noise.seeds must be a list of integers, got 3"),
+    ([X], [[1.0, 1.0]], {"noise": ops.Noise([1, "2"], [0])}, TypeError, r"noise.seeds\[1\] is '2'"),
+    ([X], [[1.0, 1.0]], {"noise": ops.Noise([1, 2.0], [0])}, TypeError, r"noise.seeds\[1\] is 2.0"),
+    ([X], [[1.0, 1.0]], {"noise": ops.Noise([1, -2], [0])}, ValueError, r"noise.seeds\[1\] is -2"),
+    (
+        [X],
+        [[1.0, 1.0]],
+        {"noise": ops.Noise([1, 2], [2**63])},
+        ValueError,
+        r"noise.streams\[0\] is 92233720",
+    ),
+    ([X], [[1.0, 1.0]], {"noise": ops.Noise([1], [0])}, ValueError, "1 seeds were given for 2 samples"),
+    ([X[0, 0]], [[1.0, 1.0]], {"noise": ops.Noise([1], [0])}, ValueError, "at least one dimension"),
+    ([X], [[1.0]], {"noise": ops.Noise([1, 2], [0])}, ValueError, r"\[n, 2\].*1 tensors and 1 streams of noise"),
+    ([X], [[1.0, 1.0]], {"noise": ops.Noise([1, 2], [])}, ValueError, r"\[n, 1\]"),
 ]
 
 
@@ -96,3 +112,18 @@ def test_interleaved_views_without_common_bytes_are_accepted():
 def test_empty_tensors_never_overlap():
     empty = torch.empty(0)
     ops.linear_combination([empty], [[1.0], [2.0]], out=[empty, empty[:0]])
+
+
+@pytest.mark.parametrize(
+    ("shape", "seeds", "stream", "options", "error", "message"),
+    [
+        ((), [], 0, {}, ValueError, "at least one dimension"),
+        ((2, 3), [1], 0, {}, ValueError, "1 seeds were given for 2 samples"),
+        ((2, 3), [1, -1], 0, {}, ValueError, r"normal: seeds\[1\] is -1"),
+        ((2, 3), [1, 2], 0.5, {}, TypeError, r"normal: stream\[0\] is 0.5"),
+        ((2, 3), [1, 2], 0, {"dtype": torch.int32}, TypeError, "torch.int32"),
+    ],
+)
+def test_normal_says_what_was_given(shape, seeds, stream, options, error, message):
+    with pytest.raises(error, match=message):
+        ops.normal(shape, seeds, stream, **options)

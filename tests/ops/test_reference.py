@@ -1,4 +1,6 @@
-"""The semantics itself, against sums written out with einsum in float64."""
+"""The semantics itself, against sums written out with einsum in float64 and the published words of Philox."""
+
+import math
 
 import pytest
 import torch
@@ -42,3 +44,39 @@ def test_broadcasts_and_gives_each_output_its_dtype():
     assert [r.shape for r in results] == [(2, 4, 3)] * 2
     assert [r.dtype for r in results] == [torch.float64, torch.float16]
     torch.testing.assert_close(results[0], a.double() + 2 * b.double())
+
+
+# Counter, key and words of philox4x32-10, from the file kat_vectors of the Random123 distribution.
+KNOWN = [
+    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "words"), KNOWN)
+def test_philox_gives_the_published_words(counter, key, words):
+    counter, key, words = ([int(w, 16) for w in text.split()] for text in (counter, key, words))
+    assert [int(w) for w in reference.philox(counter, key)] == words
+    several = [torch.tensor([c, 0]) for c in counter]
+    assert [int(w[0]) for w in reference.philox(several, [torch.tensor([k, 0]) for k in key])] == words
+
+
+def test_normals_of_known_words_by_hand():
+    """Elements 0..3 of seed 0 and stream 0 are Box and Muller's of the first known words."""
+    words = [int(w, 16) for w in KNOWN[0][2].split()]
+    expected = []
+    for w0, w1 in (words[:2], words[2:]):
+        r, angle = math.sqrt(-2 * math.log((w0 + 0.5) / 2**32)), 2 * math.pi * w1 / 2**32
+        expected += [r * math.cos(angle), r * math.sin(angle)]
+    torch.testing.assert_close(reference.normal((1, 3), [0], 0)[0].tolist(), expected[:3], rtol=0, atol=1e-6)
+
+
+def test_seed_stream_and_position_fill_key_and_counter():
+    """Each half of a 64-bit number goes where the definition says; samples of two sizes agree where they overlap."""
+    seed, stream = 0x0123456789ABCDEF, 0x7EDCBA9876543210
+    words = reference.philox((2, 0, 0x76543210, 0x7EDCBA98), (0x89ABCDEF, 0x01234567))
+    r, angle = math.sqrt(-2 * math.log((int(words[2]) + 0.5) / 2**32)), 2 * math.pi * int(words[3]) / 2**32
+    x = reference.normal((2, 3, 5), [1, seed], stream)
+    torch.testing.assert_close(x[1].flatten()[10:12].tolist(), [r * math.cos(angle), r * math.sin(angle)])
+    assert torch.equal(reference.normal((1, 7), [seed], stream)[0], x[1].flatten()[:7])
