@@ -177,7 +177,7 @@ def test_the_logical_position_counts(name, tensors):
     expected = ops.linear_combination([t.clone() for t in dense], c, noise=noise)
     for r, e in zip(ops.linear_combination(tensors, c, noise=noise), expected, strict=True):
         assert torch.equal(r, e)
-    out = [torch.empty(shape), torch.empty(2, 6, 4, 8).to(memory_format=torch.channels_last).resize_(shape)]
+    out = [torch.empty(shape), torch.empty(shape[::-1]).permute(3, 2, 1, 0)]
     for r, e in zip(ops.linear_combination(tensors, c, noise=noise, out=out), expected, strict=True):
         assert torch.equal(r, e)
     prepared = ops.prepare(c, [F32, F32], [F32, F32], [1, 2])
