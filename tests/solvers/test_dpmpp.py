@@ -5,7 +5,9 @@ from pyaccel import schedules, solvers
 
 from ..mixture import exact_denoiser, times
 from . import loops
-from .convergence import slope
+from .agreement import STEPS, Path, agrees, points
+from .convergence import in_log_snr, slope
+from .moments import check_moments
 
 S = schedules.vp_linear()
 
@@ -28,16 +30,108 @@ def test_3m_as_published(steps):
     )
 
 
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("correction", ["midpoint", "heun"])
+@pytest.mark.parametrize("variant", ["published", "exact"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize(("solver", "form"), [(solvers.dpmpp, "sample"), (solvers.dpm, "epsilon")])
+def test_singlestep_is_algorithm_1(solver, form, steps, order, variant, correction, lower):
+    noise, model = points(), exact_denoiser(S)
+    options = {"order": order, "lower_order_final": lower, "correction": correction, "variant": variant}
+    plan = solver(S, times=times(steps), prediction="sample", method="singlestep", **options)
+    expected = loops.dpm_singlestep(S, times(steps), model, noise, form=form, **options)
+    agrees(plan.sample(model, noise), expected)
+    if not lower:
+        assert plan.calls == order * steps
+
+
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("correction", ["midpoint", "heun"])
+@pytest.mark.parametrize("variant", ["published", "exact"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("steps", STEPS)
+def test_multistep_over_the_noise(steps, order, variant, correction, lower):
+    noise, model = points(), exact_denoiser(S)
+    options = {"order": order, "lower_order_final": lower, "correction": correction, "variant": variant}
+    plan = solvers.dpm(S, times=times(steps), prediction="sample", method="multistep", **options)
+    agrees(plan.sample(model, noise), loops.dpm_multistep(S, times(steps), model, noise, **options))
+
+
+@pytest.mark.parametrize("form", ["sample", "epsilon"])
+@pytest.mark.parametrize("calls", [3, 4, 5, 9, 10])
+def test_dpm_fast_spends_its_calls(calls, form):
+    noise, model = points(), exact_denoiser(S)
+    plan = solvers.dpm_fast(S, calls, prediction="sample", form=form, end=0.02)
+    assert plan.calls == calls
+    agrees(plan.sample(model, noise), loops.dpm_fast(S, 1.0, 0.02, model, noise, calls, form))
+    assert solvers.dpm_fast(S, calls).calls == calls
+
+
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("correction", ["midpoint", "heun"])
+@pytest.mark.parametrize(("eta", "s_noise"), [(0.0, 1.0), (0.5, 1.0), (1.0, 1.01)])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("end", [0.02, 0.0])
+def test_sde_multistep(steps, order, eta, s_noise, correction, lower, end):
+    noise, model, path, grid = points(), exact_denoiser(S), Path(20), times(steps, end=end)
+    options = {"order": order, "eta": eta, "s_noise": s_noise, "correction": correction, "lower_order_final": lower}
+    plan = solvers.dpmpp_sde(S, times=grid, prediction="sample", **options)
+    expected = loops.sde_multistep(S, grid, model, noise, path.draw, **options)
+    agrees(plan.sample(model, noise, noise_sampler=path.draw), expected)
+
+
+@pytest.mark.parametrize(("eta", "s_noise"), [(0.0, 1.0), (0.5, 1.0), (1.0, 1.01), (1.5, 1.0)])
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("end", [0.02, 0.0])
+def test_sde_singlestep_follows_one_path(steps, eta, s_noise, end):
+    noise, model, path, grid = points(), exact_denoiser(S), Path(20), times(steps, end=end)
+    options = {"eta": eta, "s_noise": s_noise}
+    plan = solvers.dpmpp_sde(S, times=grid, prediction="sample", method="singlestep", **options)
+    expected = loops.sde_singlestep(S, grid, model, noise, path, **options)
+    agrees(plan.sample(model, noise, noise_sampler=path.draw), expected)
+
+
+MULTISTEP = [
+    (solvers.dpmpp, {"order": 1}, 1),
+    (solvers.dpmpp, {"order": 2}, 2),
+    (solvers.dpmpp, {"order": 2, "correction": "heun"}, 2),
+    (solvers.dpmpp, {"order": 3}, 2),
+    (solvers.dpmpp, {"order": 3, "variant": "exact"}, 3),
+    (solvers.dpm, {"order": 2, "method": "multistep"}, 2),
+    (solvers.dpm, {"order": 3, "method": "multistep"}, 2),
+    (solvers.dpm, {"order": 3, "method": "multistep", "variant": "exact"}, 3),
+]
+SINGLESTEP = [
+    (solver, {"order": order, "method": "singlestep", **more}, order)
+    for solver in (solvers.dpmpp, solvers.dpm)
+    for order, more in [(1, {}), (2, {}), (2, {"correction": "heun"}), (3, {}), (3, {"variant": "exact"})]
+]
+NOISELESS = [(solvers.dpmpp_sde, {"order": 2, "eta": 0.0}, 2)]
+
+
+@pytest.mark.parametrize(("solver", "options", "order"), [*MULTISTEP, *SINGLESTEP, *NOISELESS], ids=str)
+def test_order_of_convergence(solver, options, order):
+    assert order - 0.3 <= slope(solver, S, grid=in_log_snr(S), **options) <= order + 0.5
+
+
+def test_order_of_dpm_fast():
+    def fast(schedule, times, **options):
+        return solvers.dpm_fast(schedule, len(times) - 1, end=times[-1], **options)
+
+    # Its last steps are of lower order, of error h² and h³.
+    assert 1.7 <= slope(fast, S, counts=(30, 60, 120, 240)) <= 3.5
+
+
 @pytest.mark.parametrize(
-    ("options", "order"),
-    [({"order": 1}, 1), ({"order": 2}, 2), ({"order": 3}, 2), ({"order": 3, "variant": "exact"}, 3)],
-)
-def test_order_of_convergence(options, order):
-    assert slope(solvers.dpmpp, S, **options) >= order - 0.3
-
-
-def test_published_third_order_is_only_of_second():
-    assert slope(solvers.dpmpp, S, order=3) < 2.5
+    "options",
+    [{"order": 1}, {"order": 2}, {"order": 2, "correction": "heun"}, {"order": 3, "correction": "heun"},
+     {"order": 2, "eta": 0.5}, {"method": "singlestep"}],
+    ids=str,
+)  # fmt: skip
+def test_the_samples_of_the_sde_are_distributed_as_the_data(options):
+    check_moments(solvers.dpmpp_sde, **options)
 
 
 def test_history_is_two_registers():
@@ -48,7 +142,7 @@ def test_history_is_two_registers():
 def test_from_pure_noise_to_data_on_a_flow():
     flow, noise = schedules.flow(), torch.randn(50, dtype=torch.float64)
     model = exact_denoiser(flow)
-    fine = solvers.dpmpp(flow, 400, prediction="sample").sample(model, noise)
+    fine = solvers.dpmpp(flow, 200, prediction="sample").sample(model, noise)
     coarse = solvers.dpmpp(flow, 40, prediction="sample").sample(model, noise)
     assert torch.isfinite(coarse).all()
     assert float((fine - coarse).abs().mean()) < 0.02
@@ -58,3 +152,9 @@ def test_from_pure_noise_to_data_on_a_flow():
 def test_bad_options(options):
     with pytest.raises(ValueError, match="dpmpp"):
         solvers.dpmpp(S, 4, **options)
+
+
+@pytest.mark.parametrize("options", [{"order": 4}, {"order": 3, "method": "singlestep"}, {"eta": -1.0}])
+def test_bad_options_of_the_sde(options):
+    with pytest.raises(ValueError, match="dpmpp_sde"):
+        solvers.dpmpp_sde(S, 4, **options)
