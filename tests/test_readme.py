@@ -1,4 +1,4 @@
-"""The README's code runs as written."""
+"""The code of the README and of the pages in docs/ runs as written."""
 
 import re
 import shlex
@@ -12,23 +12,24 @@ from pyaccel import solvers
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PYTHON = [(page.name, code) for page in PAGES for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)]
 COMMANDS = [
     line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()
 ]
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
-def test_python_blocks(code, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("page", "code"), PYTHON, ids=range(len(PYTHON)))
+def test_python_blocks(page, code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     before = set(solvers.SOLVERS)
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(code, page, "exec"), {"__name__": "readme"})
     for name in set(solvers.SOLVERS) - before:
         del solvers.SOLVERS[name]
 
 
 def test_the_first_example_has_about_ten_lines():
-    assert len(PYTHON[0].strip().splitlines()) <= 11
+    assert len(PYTHON[0][1].strip().splitlines()) <= 11
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("pyaccel") and " train " not in c])

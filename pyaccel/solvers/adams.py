@@ -21,7 +21,6 @@ from .ddim import transfer
 from .exponential import Exponential
 from .family import option, solver
 from .runge_kutta import RK4, rho_step
-from .unipc import form_at
 
 EQUAL_STEPS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 """Weights of Adams–Bashforth with equal steps, the newest first, as shares of the step."""
@@ -81,7 +80,7 @@ def pndm(b: Builder, warmup: str = "prk"):
     option("pndm", "warmup", warmup, ("prk", "plms"))
     x, history = b.noise(), []
     for s, t in b.intervals():
-        m = b.predict(x, s, form_at(s, "epsilon"))
+        m = b.predict(x, s, s.form("epsilon"))
         if s.is_start:
             x = transfer(b, x, m, s, t, "sample")
             continue
@@ -104,7 +103,7 @@ def adams(b: Builder, order: int, weights: Callable, ends: bool = True) -> Value
     """
     x, history = b.noise(), []
     for s, t in b.intervals():
-        m = b.predict(x, s, form_at(s, "epsilon"))
+        m = b.predict(x, s, s.form("epsilon"))
         if s.is_start:
             x = transfer(b, x, m, s, t, "sample")
             continue

@@ -23,7 +23,7 @@ class Rows:
     out_dtypes: list[torch.dtype]
     streams: tuple[int, ...]
     prepared: ops.Prepared | None  # None where each sample or each element has its own coefficients
-    elementwise: bool
+    biases: list | None  # where there are coefficients for each element: what is added to each row
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,10 @@ def _bind_stage(plan: Plan, stage: Stage, following: Stage | None, fresh: list[b
                 for m in matrices]  # fmt: skip
     ins = [b.state] * len(reads) + [outputs] * (len(stage.calls) * len(samples[0]))
     outs = [b.state] * len(writes) + [b.network] * (network_row >= 0)
-    rows = _rows(matrices if len(matrices) > 1 or (b.samples and not conversions) else matrices[0], ins, outs, draws, b)
+    lines = _with(stage.rows, network_row)
+    biases = [plan.tensors[row.bias] if isinstance(row.bias, str) else row.bias for row in lines]
+    per_sample = b.samples is not None and conversions is None
+    rows = _rows(matrices if per_sample else matrices[0], ins, outs, draws, b, biases)
     return BoundStage(reads, writes, fresh, rows, draws, network_row, conversions)
 
 
@@ -140,16 +143,22 @@ def _fold(row: Row, reads: list[int], stage: Stage, pairs: list, weights: list[f
     return [*registers.values(), *outputs]
 
 
-def _rows(matrix: list, ins: list, outs: list, draws: list[int], b: Binding) -> Rows:
+def _rows(matrix: list, ins: list, outs: list, draws: list[int], b: Binding, biases: list | None = None) -> Rows:
     streams = tuple(d + 1 for d in draws) if b.in_kernel else ()  # stream 0 is for the noise that a run starts from
     if not b.in_kernel:
         ins = [*ins, *[b.state] * len(draws)]
     per_sample = isinstance(matrix[0][0], list)
-    elementwise = any(isinstance(c, torch.Tensor) for line in (matrix[0] if per_sample else matrix) for c in line)
+    tensors = any(isinstance(c, torch.Tensor) for line in (matrix[0] if per_sample else matrix) for c in line)
+    if tensors or any(isinstance(bias, torch.Tensor) or bias != 0.0 for bias in biases or ()):
+        if per_sample:
+            raise ValueError("a plan with coefficients for each element takes guidance as one number")
+        if streams:
+            raise ValueError("a plan with coefficients for each element takes its noise as tensors: pass generator=")
+        return Rows(matrix, ins, outs, streams, None, biases)
     prepared = None
-    if not per_sample and not elementwise:
+    if not per_sample:
         prepared = ops.prepare(matrix, ins, outs, streams) if streams else ops.prepare(matrix, ins, outs)
-    return Rows(matrix, ins, outs, streams, prepared, elementwise)
+    return Rows(matrix, ins, outs, streams, prepared, None)
 
 
 def _seen_outside(plan: Plan) -> list[list[bool]]:

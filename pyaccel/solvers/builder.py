@@ -82,6 +82,10 @@ class Point:
         """sigma/alpha, the noise level of EDM; infinite at ``is_start``."""
         return float("inf") if self.is_start else self.sigma / self.alpha
 
+    def form(self, preferred: str) -> str:
+        """How a prediction here can be read: as x0 where there is nothing but noise, as noise where there is none."""
+        return "sample" if self.is_start else "epsilon" if self.is_end else preferred
+
 
 @dataclass
 class Request:
@@ -111,6 +115,7 @@ class Builder:
     def __post_init__(self):
         self.points = self._points_of(self.times)
         self.given = Value(self, 0)
+        self.one = Value(self, -1)  # the constant 1, for solvers that add a bias
         self._corrected: dict[Value, Value] = {}
 
     def _points_of(self, times: Sequence) -> list[Point]:
@@ -220,3 +225,8 @@ class _Noise(Value):
     def __init__(self, builder: Builder, draw: int):
         super().__init__(builder, -1)
         self.draw = draw
+
+
+def extended(history: list, s: Point, m: Value, order: int) -> list[tuple[Point, Value]]:
+    """The last ``order`` predictions with their points, the newest first; older ones only where log-SNR is finite."""
+    return [(s, m), *(pair for pair in history if pair[0].finite)][:order]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import torch
 
@@ -32,15 +31,17 @@ def compile_plan(b: Builder, result: Value, **provenance) -> Plan:
 
     def row(value: Value, held: dict[Value, int], new: list[Value]) -> Row:
         terms = {value: 1.0} if value.given else value.terms
-        reads, noise, fresh = {}, {}, dict.fromkeys(new, 0.0)
+        reads, noise, fresh, bias = {}, {}, dict.fromkeys(new, 0.0), 0.0
         for operand, c in terms.items():
             if isinstance(operand, _Noise):
                 noise[operand.draw] = float(c)
+            elif operand is b.one:
+                bias = _number(c, tensors)
             elif operand in fresh:
                 fresh[operand] = _number(c, tensors)
             else:
                 reads[held[operand]] = _number(c, tensors)
-        return Row(registers[value], reads, tuple(fresh.values()), noise)
+        return Row(registers[value], reads, tuple(fresh.values()), noise, bias)
 
     allocate(needed[0])
     start = [row(v, {}, [b.given]) for v in needed[0]]
@@ -91,7 +92,7 @@ def _liveness(b: Builder, result: Value) -> list[dict[Value, None]]:
             if value.born == stage and not value.given:
                 for operand in value.terms:
                     new = operand.given and operand.born == stage
-                    if not new and operand is not b.given and not isinstance(operand, _Noise):
+                    if not new and operand is not b.given and operand.born >= 0:
                         need(operand, stage - 1)
         if stage:
             for request in b.stages[stage - 1]:
@@ -107,15 +108,3 @@ def _number(c: Scalar, tensors: dict[str, torch.Tensor]) -> float | str:
     name = hashlib.sha256(repr(tuple(c.shape)).encode() + c.cpu().numpy().tobytes()).hexdigest()[:16]
     tensors[name] = c
     return name
-
-
-def without_terms_of_zero(plan: Plan) -> Plan:
-    """The same plan without the reads whose coefficient is exactly 0: less to move, but a table of another form."""
-    stages = tuple(
-        replace(
-            stage,
-            rows=tuple(replace(row, reads={r: c for r, c in row.reads.items() if c != 0.0}) for row in stage.rows),
-        )
-        for stage in plan.stages
-    )
-    return replace(plan, stages=stages)

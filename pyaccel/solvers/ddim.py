@@ -17,30 +17,44 @@ def euler(b: Builder):
     """
     x = b.noise()
     for s, t in b.intervals():
-        x = transfer(b, x, b.predict(x, s, x0_or_noise(s)), s, t)
+        x = transfer(b, x, b.predict(x, s, s.form("sample")), s, t)
     return x
 
 
 @solver(paper="Song et al. 2021, arXiv 2010.02502, eq. 12 and 16", order="1", stochastic=None)
-def ddim(b: Builder, eta: float = 0.0):
+def ddim(b: Builder, eta: float = 0.0, iterations: int = 0):
     """DDIM: x_t = alpha_t·x0 + √(sigma_t² − v²)·eps + v·ξ with v = eta·sigma_t·√(1 − e^(−2h)).
 
     With ``eta`` 0 it is DPM-Solver-1, deterministic; with 1 it is DDPM with the smaller of its variances, and
     stochastic in between. The standard deviation v is eq. 16 of the paper, written so that it holds for any schedule.
+
+    With ``inverse=True`` it is DDIM inversion, from data to noise, which takes the prediction at the wrong end of each
+    step; each of ``iterations`` more calls a step solves for the sample from which DDIM would have come exactly here
+    (fixed-point iteration), so that sampling back gives the data again.
     """
     check_eta("ddim", eta)
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
+        raise ValueError(f"ddim: iterations must be a whole number from 0 on, got {iterations!r}")
+    if iterations and not b.rising:
+        raise ValueError("ddim: iterations are for inversion (inverse=True, or times that rise)")
     x = b.noise()
     for s, t in b.intervals():
-        if eta == 0:
-            x = transfer(b, x, b.predict(x, s, x0_or_noise(s)), s, t)
-        else:
+        if eta != 0:
             x = Ancestral(s, t, eta).apply(b, x, b.predict(x, s))
+            continue
+        start, x = x, transfer(b, x, b.predict(x, s, s.form("sample")), s, t)
+        for _ in range(iterations):
+            x = _origin(b, start, b.predict(x, t, t.form("epsilon")), s, t)
     return x
 
 
-def x0_or_noise(s: Point) -> str:
-    """How a first-order step reads the prediction at s: as x0, but as noise where there is none (in inversion)."""
-    return "epsilon" if s.is_end else "sample"
+def _origin(b: Builder, x: Value, m: Value, s: Point, t: Point) -> Value:
+    """The sample at t from which :func:`transfer` with the prediction m, made at t, leads to x at s."""
+    if t.form("epsilon") == "sample":
+        ratio = s.sigma / t.sigma
+        return (1 / ratio) * x - ((s.alpha - t.alpha * ratio) / ratio) * m
+    ratio = s.alpha / t.alpha
+    return (1 / ratio) * x - ((s.sigma - t.sigma * ratio) / ratio) * m
 
 
 def transfer(b: Builder, x: Value, m: Value, s: Point, t: Point, form: str | None = None) -> Value:
@@ -48,7 +62,7 @@ def transfer(b: Builder, x: Value, m: Value, s: Point, t: Point, form: str | Non
 
     alpha_t·x0 + sigma_t·eps, with whichever of the two is not known eliminated by x.
     """
-    if (form or x0_or_noise(s)) == "sample":
+    if (form or s.form("sample")) == "sample":
         ratio = t.sigma / s.sigma
         return ratio * x + (t.alpha - s.alpha * ratio) * m
     ratio = t.alpha / s.alpha

@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 
 from .ancestral import Ancestral, check_eta
-from .builder import Builder, Point, Value
+from .builder import Builder, Point, Value, extended
 from .ddim import transfer
 from .exponential import Exponential
 from .family import option, solver
-from .unipc import extended, form_at
 
 
 @solver(paper="Lu et al. 2022, arXiv 2211.01095, Algorithms 1 and 2", order="order; 3 as published: 2",
@@ -94,7 +93,7 @@ def dpm_fast(b: Builder, form: str = "epsilon"):
     orders = ([3] * (count - 1) + [rest] if rest else [3] * (count - 2) + [2, 1]) if count else []
     x = b.noise()
     for (s, t), order in zip(b.intervals(), [*orders[-count:], *[1] * ends_at_zero], strict=True):
-        x = singlestep(b, x, b.predict(x, s, form_at(s, form)), s, t, order, form_at(s, form))
+        x = singlestep(b, x, b.predict(x, s, s.form(form)), s, t, order, s.form(form))
     return x
 
 
@@ -107,7 +106,7 @@ def _dpm(
     option(name, "correction", correction, ("", "midpoint", "heun"))
     x, history = b.noise(), []
     for s, t in b.intervals():
-        now = form_at(s, form)
+        now = s.form(form)
         m = b.predict(x, s, now)
         if method == "singlestep":
             left = len(b.points) - 1 - s.index

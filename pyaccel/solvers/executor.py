@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable
 
 import torch
@@ -96,15 +97,17 @@ class _Run:
         model_times = torch.tensor([stage.calls[0].model_time for stage in plan.stages], dtype=torch.float64)
         times = model_times.to(device, self.state)[:, None].repeat(1, batch).unbind()
         identity, count, ahead = Run(), len(plan.stages), None
+        branches, combine, read = self.branches, self._combine, registers.__getitem__
+        scope = _recorded if torch.autograd._profiler_enabled() else announce
 
         for index, (stage, step) in enumerate(zip(plan.stages, self.stages, strict=True)):
             calls = stage.calls
-            with announce(StepContext(identity, index, count, calls[0].t)), _named(plan, index, stage):
+            with scope(StepContext(identity, index, count, calls[0].t)):
                 if len(calls) == 1 and calls[0].to is None:
                     x = registers[calls[0].input] if ahead is None else ahead
-                    outputs = self.branches(x if x.dtype is network else x.to(network), times[index], **conditioning)
+                    outputs = branches(x if x.dtype is network else x.to(network), times[index], **conditioning)
                 else:
-                    outputs = self._several(stage, conditioning)
+                    outputs = self._several(index, stage, conditioning)
                 for output in outputs:
                     if not isinstance(output, torch.Tensor) or output.shape != shape:
                         _refuse(output, shape, index, stage)
@@ -112,11 +115,10 @@ class _Run:
                         raise FloatingPointError(f"{_where(index, stage)} returned NaN or infinite values")
                 if step.conversions is not None:
                     outputs = self._thresholded(stage, step, outputs)
-                tensors = [registers[r] for r in step.reads]
-                tensors += outputs
+                tensors = [*map(read, step.reads), *outputs]
                 if step.draws:
                     tensors += source.tensors(step.draws)
-                results = self._combine(step.rows, tensors, step.writes, step.fresh)
+                results = combine(step.rows, tensors, step.writes, step.fresh)
             for target, tensor in zip(step.writes, results, strict=False):
                 registers[target] = tensor
             ahead = results[-1] if step.network_row >= 0 else None
@@ -136,7 +138,7 @@ class _Run:
     def _combine(self, rows: Rows, tensors: list, writes: list[int] | None, fresh: list[bool] | None) -> list:
         """The rows' values. What somebody outside will see is a new tensor each time: whoever kept an earlier sample
         (a callback, a denoiser that records its inputs) never sees it change. The rest is written over."""
-        if rows.elementwise:
+        if rows.biases is not None:
             return _elementwise(rows, tensors)
         if rows.prepared is None or torch.is_grad_enabled():
             noise = ops.Noise(self.source.seeds, rows.streams) if rows.streams else None
@@ -155,7 +157,7 @@ class _Run:
             return rows.prepared(tensors, new, self.source.seeds)
         return rows.prepared(tensors, new)
 
-    def _several(self, stage: Stage, conditioning: dict) -> list[torch.Tensor]:
+    def _several(self, index: int, stage: Stage, conditioning: dict) -> list[torch.Tensor]:
         """The outputs of a stage with parallel calls, made as one call of a larger batch, or of a model of two
         times.
         """
@@ -176,7 +178,7 @@ class _Run:
             return list(outputs)
         for output in outputs:
             if not isinstance(output, torch.Tensor) or output.shape != x.shape:
-                _refuse(output, x.shape, self.plan.stages.index(stage), stage)
+                _refuse(output, x.shape, index, stage)
         parts = [output.chunk(len(calls)) for output in outputs]
         return [branch[c] for c in range(len(calls)) for branch in parts]
 
@@ -192,30 +194,32 @@ class _Run:
 
 
 def _elementwise(rows: Rows, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Rows with a coefficient for each element of a sample."""
+    """Rows with a coefficient for each element of a sample, and a bias."""
+    state, device = rows.out_dtypes[0], tensors[0].device
+    on_device = [[_moved(c, device, state) for c in line] for line in rows.coefficients]
     results = []
-    for line, dtype in zip(rows.coefficients, rows.out_dtypes, strict=True):
-        total = None
+    for line, bias, dtype in zip(on_device, rows.biases, rows.out_dtypes, strict=True):
+        total = torch.zeros_like(tensors[0], dtype=state) + _moved(bias, device, state)
         for c, tensor in zip(line, tensors, strict=True):
-            c = c.to(tensor.device) if isinstance(c, torch.Tensor) else c
-            term = tensor.to(rows.out_dtypes[0]) * c
-            total = term if total is None else total + term
+            total = total + c * tensor.to(state)
         results.append(total.to(dtype))
     return results
 
 
-def _named(plan: Plan, index: int, stage: Stage):
-    """A range of that name in torch's profiler, while one is recording."""
-    if torch.autograd._profiler_enabled():
-        return torch.profiler.record_function(f"{plan.solver} stage {index} t={stage.t:.4g}")
-    return _nothing
+def _moved(c, device, dtype):
+    return c.to(device, dtype) if isinstance(c, torch.Tensor) else c
 
 
-_nothing = contextlib.nullcontext()
+@contextlib.contextmanager
+def _recorded(context: StepContext):
+    """:class:`announce`, with a range of the stage's name in torch's profiler, which is recording."""
+    with announce(context), torch.profiler.record_function(f"pyaccel stage {context.step} t={context.t:.4g}"):
+        yield
 
 
 def _finite(x: torch.Tensor) -> bool:
-    return bool(torch.isfinite(x).all())
+    # A sum is finite only where all are; its own overflow, in the type of the state, is out of question.
+    return math.isfinite(float(x.detach().sum(dtype=torch.promote_types(x.dtype, torch.float32))))
 
 
 def _check_noise(noise: torch.Tensor) -> None:

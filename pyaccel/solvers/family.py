@@ -15,7 +15,8 @@ from .plan import Plan, Threshold
 
 SOLVERS: dict[str, Callable[..., Plan]] = {}
 
-_NATURAL_PREDICTION = {"flow": "flow", "edm": "sample", "ve": "sample"}
+NATURAL_PREDICTION = {"flow": "flow", "edm": "sample", "ve": "sample"}
+_NATURAL_GRID = {"edm": "karras"}  # equal steps in its time would be equal steps in sigma, up to 80
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def solver(
     calls: str = "1",
     stochastic: bool | None = False,
     students: bool = False,
-    grid: str = "uniform",
+    grid: str | None = None,
     finite: bool = False,
     lowers: bool = True,
     intervals: Callable[[int, bool], int] | None = None,
@@ -52,7 +53,7 @@ def solver(
 
     Args:
         paper, order, calls, stochastic, students: what :class:`About` says.
-        grid: the default time grid.
+        grid: the default time grid; without one Karras' for edm, otherwise uniform.
         finite: whether the solver needs a finite log-SNR at its first time; it then starts at ``schedule.t_max`` where
             pure noise has none.
         lowers: whether ``lower_order_final`` is set unless the user says otherwise.
@@ -77,7 +78,7 @@ def solver(
         times: Sequence[float] | None = None,
         prediction: str | None = None,
         lower_order_final: bool = lowers,
-        grid: str | time_grids.Grid = default_grid,
+        grid: str | time_grids.Grid | None = default_grid,
         start: float | None = None,
         end: float = 0.0,
         final: str = "zero",
@@ -98,10 +99,11 @@ def solver(
             if start is None:
                 start = schedule.t_max if finite and schedule.alpha(1.0) == 0 else 1.0
             count = steps if intervals is None else intervals(steps, final == "zero" and schedule.sigma(end) == 0)
-            times = time_grids.make(schedule, count, grid, start, end)
+            grid = grid or _NATURAL_GRID.get(schedule.name, "uniform")
+            times = time_grids.make(schedule, count, grid, start, end, final)
             times = times[::-1] if inverse else times
         rising = len(times) > 1 and times[-1] > times[0]
-        times = time_grids.check(times)
+        times = time_grids.check(times, rising=rising)
         if not rising and schedule.sigma(times[0]) == 0:
             raise ValueError(f"{name}: there is no noise at the first time {times[0]}")
         if finite and schedule.alpha(times[0]) == 0:
@@ -109,7 +111,7 @@ def solver(
                 f"{name} needs a finite log-SNR, and at the first time {times[0]} of {schedule.name} there is nothing "
                 f"but noise; start at {schedule.t_max:.4g}"
             )
-        prediction = predictions.check(prediction or _NATURAL_PREDICTION.get(schedule.name, "epsilon"))
+        prediction = predictions.check(prediction or NATURAL_PREDICTION.get(schedule.name, "epsilon"))
         b = Builder(schedule, times, prediction, lower_order_final, _threshold(name, threshold), steps)
         defaults = {p.name: p.default for p in named}
         chosen = {**defaults, **options, "lower_order_final": bool(lower_order_final)}
@@ -140,7 +142,8 @@ _COMMON = """Args:
     prediction: what a bare function is taken to return; by default flow for a flow schedule, sample for edm and ve,
         otherwise epsilon. A Denoiser knows its own.
     lower_order_final: lower the order over the last steps.
-    grid: a name of pyaccel.time_grids, or a function like those there.
+    grid: a name of pyaccel.time_grids, or a function like those there; by default the solver's own, or karras for
+        edm and uniform otherwise.
     start, end: first and last time of the grid.
     final: "zero" to end at ``end``, "minimum" to end at the schedule's smallest time of finite log-SNR.
     inverse: run the grid backwards, from data to noise.

@@ -70,6 +70,7 @@ def _from_data(data: dict) -> Plan:
             {int(k): coefficient(c) for k, c in r["reads"].items()},
             tuple(coefficient(c) for c in r["new"]),
             {int(k): float(c) for k, c in r["noise"].items()},
+            coefficient(r["bias"]),
         )
 
     def call(c: dict) -> Call:

@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class Row:
-    """register[``target``] = Σ_r ``reads[r]``·register[r] + Σ_c ``new[c]``·m_c + Σ_d ``noise[d]``·ξ_d.
+    """register[``target``] = Σ_r ``reads[r]``·register[r] + Σ_c ``new[c]``·m_c + Σ_d ``noise[d]``·ξ_d + ``bias``.
 
     m_c are the predictions of the stage's calls, ξ_d the plan's draws of unit Gaussian noise. In the start rows, which
     come before any call, ``new`` has one entry, the factor of what the run is given. A coefficient that is a string
@@ -23,6 +23,7 @@ class Row:
     reads: dict[int, float | str]
     new: tuple[float | str, ...]
     noise: dict[int, float] = field(default_factory=dict)
+    bias: float | str = 0.0
 
 
 @dataclass(frozen=True)
@@ -260,4 +261,6 @@ def _equation(row: Row, new: list[str]) -> str:
     # Of several calls only those that the row uses; of one always, so that the table shows where it stands.
     terms += [(c, m) for c, m in zip(row.new, new, strict=True) if c != 0.0 or len(new) == 1]
     terms += [(c, f"ξ{d}") for d, c in row.noise.items()]
-    return f"r{row.target} = " + " ".join(f"[{c}]·{x}" if isinstance(c, str) else f"{c:+.5f}·{x}" for c, x in terms)
+    text = " ".join(f"+[{c[:6]}]·{x}" if isinstance(c, str) else f"{c:+.5f}·{x}" for c, x in terms)
+    bias = f" +[{row.bias[:6]}]" if isinstance(row.bias, str) else f" {row.bias:+.5f}" if row.bias else ""
+    return f"r{row.target} = {text}{bias}"

@@ -15,7 +15,6 @@ import numpy as np
 from .builder import Builder, Point, Value
 from .ddim import transfer
 from .family import option, solver
-from .unipc import form_at
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def epd(b: Builder, points: int = 2):
     nodes, weights = np.polynomial.legendre.leggauss(points)
     x = b.noise()
     for s, t in b.intervals():
-        form = form_at(s, "epsilon")
+        form = s.form("epsilon")
         m = b.predict(x, s, form)
         if s.finite and t.finite:
             inner = [_at_ratio(b, s, t, float(0.5 * (node + 1))) for node in nodes]
@@ -85,7 +84,7 @@ def rho_step(b: Builder, x: Value, m: Value, s: Point, t: Point, tableau: Tablea
     ``middle`` "t" puts the inner points at equal parts of the time, as PNDM does.
     """
     if not (s.finite and t.finite):
-        return transfer(b, x, m, s, t, form_at(s, "epsilon"))
+        return transfer(b, x, m, s, t, s.form("epsilon"))
     slopes = [m]
     for place, row in zip(tableau.places, tableau.inner, strict=True):
         if place == 1.0:
@@ -112,12 +111,12 @@ def _runge_kutta(b: Builder, name: str, tableau: Tableau, ode: str) -> Value:
 
 
 def _edm_step(b: Builder, x: Value, s: Point, t: Point, tableau: Tableau) -> Value:
-    return rho_step(b, x, b.predict(x, s, form_at(s, "epsilon")), s, t, tableau)
+    return rho_step(b, x, b.predict(x, s, s.form("epsilon")), s, t, tableau)
 
 
 def _time_step(b: Builder, x: Value, s: Point, t: Point, tableau: Tableau) -> Value:
     if not s.finite and b.schedule.name != "flow":
-        return transfer(b, x, b.predict(x, s, form_at(s, "epsilon")), s, t, form_at(s, "epsilon"))
+        return transfer(b, x, b.predict(x, s, s.form("epsilon")), s, t, s.form("epsilon"))
     begin, dt = _clock(b, s), _clock(b, t) - _clock(b, s)
     slopes = [_slope(b, x, s)]
     if t.is_end:

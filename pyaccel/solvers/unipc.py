@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .builder import Builder, Point, Value
+from .builder import Builder, Point, Value, extended
 from .exponential import Exponential, moments_to_weights, psi
 from .family import option, solver, solver_function
 
@@ -39,13 +39,13 @@ def unipc(
         b.corrector = UniC(order, variant, form)
     x, history = b.noise(), []
     for s, t in b.intervals():
-        m = b.predict(x, s, form_at(s, form))
+        m = b.predict(x, s, s.form(form))
         if method == "singlestep":
             x = _inner_step(b, x, m, s, t, order, variant, form)
             continue
         history = extended(history, s, m, order)
         rank = b.order_at(s, t, order, len(history))
-        x = _unip(x, history[:rank], s, t, variant, form_at(s, form))
+        x = _unip(x, history[:rank], s, t, variant, s.form(form))
     return x
 
 
@@ -81,8 +81,8 @@ class UniC:
         if self._x is None or t.index < 1:
             return None
         s, m0 = self._history[0]
-        form = form_at(s, self.form)
-        if s.is_start and (self.variant == "bh1" or self.form != "sample"):
+        form = s.form(self.form)
+        if t.form(self.form) != form or (not s.finite and self.variant == "bh1"):
             return None
         usable = [pair for pair in self._history[1:] if pair[0].finite]
         rank = b.order_at(s, t, self.order, 1 + len(usable))
@@ -106,16 +106,6 @@ class UniC:
         return corrected
 
 
-def form_at(s: Point, form: str) -> str:
-    """How a prediction at s can be read: as x0 where there is nothing but noise, as noise where there is none."""
-    return "sample" if s.is_start else "epsilon" if s.is_end else form
-
-
-def extended(history: list, s: Point, m: Value, order: int) -> list[tuple[Point, Value]]:
-    """The last ``order`` predictions, the newest first, without older ones at an infinite log-SNR."""
-    return [(s, m), *(pair for pair in history if pair[0].finite)][:order]
-
-
 def _check(name: str, order: int, variant: str) -> None:
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
         raise ValueError(f"{name}: order must be a whole number of at least 1, got {order!r}")
@@ -134,7 +124,7 @@ def _unip(x: Value, history: list, s: Point, t: Point, variant: str, form: str) 
 
 def _inner_step(b: Builder, x: Value, m0: Value, s: Point, t: Point, order: int, variant: str, form: str) -> Value:
     """UniP from s to t with predictions at equal parts of the step in log-SNR."""
-    form, history = form_at(s, form), [(s, m0)]
+    form, history = s.form(form), [(s, m0)]
     for i in range(1, order if s.finite and t.finite else 1):
         u = b.point(lam=s.lam + (t.lam - s.lam) * i / order)
         history.append((u, b.predict(_unip(x, history, s, u, variant, form), u, form)))
