@@ -1,4 +1,4 @@
-"""What tests of stochastic and deterministic solvers share: noise that two programs can both be handed, and closeness."""
+"""What tests of solvers share: noise that two programs can both be handed, and what counts as equal."""
 
 from __future__ import annotations
 

@@ -50,6 +50,6 @@ def check_moments(solver, schedule=None, counts=(16, 64), bias=2.5, samples=SAMP
         x = plan.sample(exact_denoiser(schedule), noise, generator=generator)
         found, error = moments(x)
         shown = "  ".join(f"{f:+.4f} ± {e:.4f} ({t:+.4f})" for f, e, t in zip(found, error, exact, strict=True))
-        print(f"\n{plan.solver:16s} {str(options):36s} {count:3d} steps  {shown}", end="")
+        print(f"\n{plan.solver:16s} {options!s:36s} {count:3d} steps  {shown}", end="")
         for f, e, t in zip(found, error, exact, strict=True):
             assert abs(f - t) <= 4 * e + bias / count

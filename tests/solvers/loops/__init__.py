@@ -1,7 +1,7 @@
 """Plain float64 loops of the papers' algorithms, written over tensors, to compare Plans with.
 
-``schedule`` gives alpha, sigma and lam at the ``times``, ``model(x, t)`` is E[x0 | x_t], and ``draw(s, t)``, where there is
-one, the unit Gaussian noise for the step between two values of sigma/alpha.
+``schedule`` gives alpha, sigma and lam at the ``times``, ``model(x, t)`` is E[x0 | x_t], and ``draw(s, t)``, where
+there is one, the unit Gaussian noise for the step between two values of sigma/alpha.
 """
 
 from .adams import deis, lms, pndm

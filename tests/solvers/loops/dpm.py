@@ -160,7 +160,7 @@ def sde_multistep(schedule, times, model, noise, draw, order, lower_order_final,
 
 
 def sde_singlestep(schedule, times, model, noise, path, eta=1.0, s_noise=1.0):
-    """DPM++ SDE of k-diffusion with r = 1/2, in y = x/alpha; ``path(rho)`` is a Brownian path over rho = sigma/alpha."""
+    """DPM++ SDE of k-diffusion with r = 1/2, in y = x/alpha; ``path(rho)`` is a Brownian path over rho."""
 
     def shared(a, b):
         return (path(a) - path(b)) / math.sqrt(a - b)

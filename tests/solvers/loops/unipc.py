@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -68,7 +69,7 @@ def unipc(schedule, times, model, noise, order, variant, lower_order_final, form
 def unip_singlestep(schedule, times, model, noise, order, variant, form):
     """UniP-p with its points at i/p of the step in log-SNR, each reached by UniP from those before (appendix C)."""
     x = schedule.sigma(times[0]) * noise
-    for s, t in zip(times, times[1:], strict=False):
+    for s, t in itertools.pairwise(times):
         lam_s, lam_t = schedule.lam(s), schedule.lam(t)
         m0, inner = _prediction(schedule, model, x, s, form), []
         for i in range(1, order):
