@@ -160,10 +160,10 @@ class Builder:
         """
         if self.corrector is None:
             return self.predict_many([(x, s)], form, to)[0]
-        known = self.corrector.before_call(self, s)
+        known = self.corrector.before_call(self, s, form)
         m = self.predict_many([(x, s)], form, to)[0]
         # What the solver goes on to call x is the corrected sample.
-        self._corrected[x] = self.corrector.after_call(self, x, s, m, known)
+        self._corrected[x] = self.corrector.after_call(self, x, s, m, form, known)
         return m
 
     def predict_many(self, calls: Sequence[tuple[Value, Point]], form: str = "sample", to=None) -> list[Value]:

@@ -36,7 +36,7 @@ def unipc(
     option("unipc", "form", form, ("sample", "epsilon"))
     option("unipc", "method", method, ("multistep", "singlestep"))
     if corrector:
-        b.corrector = UniC(order, variant, form)
+        b.corrector = UniC(order, variant)
     x, history = b.noise(), []
     for s, t in b.intervals():
         m = b.predict(x, s, s.form(form))
@@ -58,31 +58,38 @@ def unic(b: Builder, solver: str = "dpmpp", order: int = 2, variant: str = "bh2"
     """
     _check("unic", order, variant)
     function = solver_function(solver)
-    b.corrector = UniC(order, variant, "sample")
+    b.corrector = UniC(order, variant)
     x = function(b, **options)
     if len(b.stages) != len(b.points) - 1 or any(len(stage) > 1 for stage in b.stages):
-        raise ValueError(f"unic: {solver} does not call the model once a step, so there is nothing to correct with")
+        raise ValueError(f"unic: {solver} does not call the model once a step, and UniC needs just that")
     if b.draws:
         raise ValueError(f"unic: {solver} is stochastic; UniC corrects solvers of the ODE")
     return x
 
 
 class UniC:
-    """The corrector: remembers predictions and, at each call of a grid point, corrects the step to it."""
+    """The corrector: remembers predictions and, at each call of a grid point, corrects the step to it.
 
-    def __init__(self, order: int, variant: str, form: str):
-        self.order, self.variant, self.form = order, variant, form
+    It works over whatever the solver reads its predictions as, x0 or the noise.
+    """
+
+    def __init__(self, order: int, variant: str):
+        self.order, self.variant = order, variant
         self._x: Value | None = None
+        self._form = ""
         self._history: list[tuple[Point, Value]] = []
         self._gain = 0.0
 
-    def before_call(self, b: Builder, t: Point) -> Value | None:
+    def before_call(self, b: Builder, t: Point, form: str) -> Value | None:
         """All of the corrected sample at t but the prediction there: added up now, one tensor carries it along."""
-        if self._x is None or t.index < 1:
+        if self._x is None or t.index < 1 or form != self._form:
             return None
         s, m0 = self._history[0]
-        form = s.form(self.form)
-        if t.form(self.form) != form or (not s.finite and self.variant == "bh1"):
+        if s is t:
+            raise ValueError(
+                "unic: the solver calls the model more than once at a point of the grid; UniC needs one call"
+            )
+        if not s.finite and self.variant == "bh1":
             return None
         usable = [pair for pair in self._history[1:] if pair[0].finite]
         rank = b.order_at(s, t, self.order, 1 + len(usable))
@@ -90,17 +97,19 @@ class UniC:
         step = Exponential(s, t, form)
         # From pure noise h is infinite, and the weights of bh2 have the limit 1/2.
         nodes = _nodes(older, s, t)
-        weights = [0.5 * t.alpha] if not s.finite else _weights([*nodes, 1.0], step, self.variant)
+        weights = [0.5 * step.weight(0)] if not s.finite else _weights([*nodes, 1.0], step, self.variant)
         self._gain = weights[-1]
         parts = [(step.scale, self._x), (step.weight(0) - self._gain, m0)]
         for (_, m), r, w in zip(older, nodes, weights, strict=False):
             parts += [(w / r, m), (-w / r, m0)]
         return b.combine(parts)
 
-    def after_call(self, b: Builder, x: Value, t: Point, m: Value, known: Value | None) -> Value:
+    def after_call(self, b: Builder, x: Value, t: Point, m: Value, form: str, known: Value | None) -> Value:
         """The sample at t, corrected where it can be; m is the prediction at t."""
         if t.index < 0:
             return x
+        if form != self._form:
+            self._history, self._form = [], form
         corrected = x if known is None else b.combine([(1.0, known), (self._gain, m)])
         self._x, self._history = corrected, [(t, m), *self._history][: self.order]
         return corrected

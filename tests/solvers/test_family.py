@@ -21,7 +21,7 @@ def test_register_and_names():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"steps": 4, "times": [1.0, 0.0]}, {"steps": 0}, {"steps": -3}, {"steps": 2.5}, {"times": [0.0, 1.0]}],
+    [{}, {"steps": 4, "times": [1.0, 0.0]}, {"steps": 0}, {"steps": -3}, {"steps": 2.5}, {"times": [1.0, 0.2, 0.5]}],
 )
 def test_steps_or_times(arguments):
     with pytest.raises(ValueError, match=r"steps|times"):

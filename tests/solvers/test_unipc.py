@@ -127,7 +127,6 @@ def test_unic_adds_an_order(name, order):
     assert order + 0.7 <= found <= order + 1.5
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="UniC takes their predictions of the noise for predictions of x0")
 @pytest.mark.parametrize("name", ["deis", "lms", "rho_ab", "ipndm"])
 def test_unic_on_solvers_over_the_noise(name):
     """Their predictions are read as noise; the corrector has to know."""
@@ -136,14 +135,7 @@ def test_unic_on_solvers_over_the_noise(name):
     assert found[0] < 3 * alone[0]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("heun", marks=pytest.mark.xfail(raises=ZeroDivisionError, reason="two calls at one point")),
-        pytest.param("pndm", marks=pytest.mark.xfail(raises=ZeroDivisionError, reason="two calls at one point")),
-        "ddpm",
-    ],
-)
+@pytest.mark.parametrize("name", ["heun", "pndm", "dpm", "ddpm"])
 def test_unic_refuses_what_it_cannot_correct(name):
     with pytest.raises(ValueError, match="unic"):
         solvers.unic(S, 4, solver=name)
