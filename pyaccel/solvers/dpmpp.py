@@ -64,10 +64,12 @@ def dpmpp_sde(
         u = b.point(lam=0.5 * (s.lam + t.lam))
         early, late = b.gaussian(s, u), b.gaussian(u, t)
         inner = Ancestral(s, u, eta).apply(b, x, m, early, s_noise)
-        # The noise of the whole step is that of its two parts: one Brownian path in sigma/alpha.
+        m = b.predict(inner, u)
+        # The noise of the whole step is that of its two parts: one Brownian path in sigma/alpha. It is added up after
+        # the call, where the draws are there again; before it, the sum would be a register.
         first, second = s.ratio - u.ratio, u.ratio - t.ratio
         both = math.sqrt(first / (first + second)) * early + math.sqrt(second / (first + second)) * late
-        x = Ancestral(s, t, eta).apply(b, x, b.predict(inner, u), both, s_noise)
+        x = Ancestral(s, t, eta).apply(b, x, m, both, s_noise)
     return x
 
 

@@ -43,7 +43,7 @@ def load(path: str | os.PathLike) -> Plan:
     try:
         plan = _from_data(data)
         names = data.get("tensors", [])
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); save the plan again") from None
     _check(plan, path)
     if names:

@@ -115,7 +115,17 @@ def test_order_with_and_without_corrector(form, corrector, order):
 
 
 @pytest.mark.parametrize("form", ["sample", "epsilon"])
-@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize(
+    "order",
+    [
+        1,
+        2,
+        3,
+        # With its points at equal parts, each reached by UniP from those before, the fourth is of second order only:
+        # the error h² of the first point has weight 0 for order 3, not for 4.
+        pytest.param(4, marks=pytest.mark.xfail(raises=AssertionError, reason="is of second order")),
+    ],
+)
 def test_order_of_unip_singlestep(form, order):
     options = {"order": order, "form": form, "method": "singlestep", "corrector": False}
     assert order - 0.3 <= slope(solvers.unipc, S, grid=in_log_snr(S), **options) <= order + 0.5
