@@ -157,7 +157,7 @@ def _rows(matrix: list, ins: list, outs: list, draws: list[int], b: Binding, bia
         return Rows(matrix, ins, outs, streams, None, biases)
     prepared = None
     if not per_sample:
-        prepared = ops.prepare(matrix, ins, outs, streams) if streams else ops.prepare(matrix, ins, outs)
+        prepared = ops.prepare(matrix, ins, outs, streams)
     return Rows(matrix, ins, outs, streams, prepared, None)
 
 

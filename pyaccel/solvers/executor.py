@@ -20,6 +20,7 @@ from .binding import Binding, BoundStage, Rows, bound_stages
 from .inpainting import Kept
 from .noise import GivenNoise, KernelNoise, noise_source
 from .plan import Plan, Stage
+from .recycling import Recycler
 from .thresholding import threshold_
 
 
@@ -82,6 +83,7 @@ class _Run:
         binding = Binding(prediction, weights, self.state, self.network, len(noise), source.in_kernel)
         self.start, self.stages = bound_stages(plan, binding)
         self.scratch: dict[int, torch.Tensor] = {}
+        self.recycler = Recycler(noise)
         self.registers: dict[int, torch.Tensor] = {}
 
     def go(self, callback, bar, conditioning: dict) -> torch.Tensor:
@@ -91,6 +93,7 @@ class _Run:
         start_draws = sorted({d for row in plan.start for d in row.noise})
         first = self._combine(self.start, [self.noise.to(self.state), *source.tensors(start_draws)], None, None)
         registers.update(zip((row.target for row in plan.start), first, strict=True))
+        del first
         if kept is not None:
             kept.restore(registers, plan.stages[0])
         # One tensor of all times at once: a small launch less for each step.
@@ -119,6 +122,14 @@ class _Run:
                 if step.draws:
                     tensors += source.tensors(step.draws)
                 results = combine(step.rows, tensors, step.writes, step.fresh)
+            if self.recycler.active:
+                del tensors, outputs, output
+                x = tensor = None
+                for target in step.writes:
+                    if target in registers and target not in self.scratch:
+                        old = registers.pop(target)
+                        self.recycler.offer(old)
+                old = None
             for target, tensor in zip(step.writes, results, strict=False):
                 registers[target] = tensor
             ahead = results[-1] if step.network_row >= 0 else None
@@ -142,20 +153,19 @@ class _Run:
             return _elementwise(rows, tensors)
         if rows.prepared is None or torch.is_grad_enabled():
             noise = ops.Noise(self.source.seeds, rows.streams) if rows.streams else None
-            more = {} if noise is None else {"noise": noise}
-            return ops.linear_combination(tensors, rows.coefficients, dtype=rows.out_dtypes, **more)
+            return ops.linear_combination(tensors, rows.coefficients, dtype=rows.out_dtypes, noise=noise)
         like, new = tensors[0], []
         for i, dtype in enumerate(rows.out_dtypes):
             if fresh is None or i >= len(writes) or fresh[i]:
-                new.append(torch.empty_like(like, dtype=dtype))
+                new.append(
+                    self.recycler.new(like, dtype) if self.recycler.active else torch.empty_like(like, dtype=dtype)
+                )
                 continue
             buffer = self.scratch.get(writes[i])
             if buffer is None:
                 buffer = self.scratch[writes[i]] = torch.empty_like(like, dtype=dtype)
             new.append(buffer)
-        if rows.streams:
-            return rows.prepared(tensors, new, self.source.seeds)
-        return rows.prepared(tensors, new)
+        return rows.prepared(tensors, new, self.source.seeds)
 
     def _several(self, index: int, stage: Stage, conditioning: dict) -> list[torch.Tensor]:
         """The outputs of a stage with parallel calls, made as one call of a larger batch, or of a model of two
