@@ -158,3 +158,9 @@ def test_bad_options(options):
 def test_bad_options_of_the_sde(options):
     with pytest.raises(ValueError, match="dpmpp_sde"):
         solvers.dpmpp_sde(S, 4, **options)
+
+
+def test_the_last_step_to_sigma_0_draws_no_noise():
+    assert len(solvers.dpmpp_sde(S, 5).draws) == 4
+    assert len(solvers.dpmpp_sde(S, 5, method="singlestep").draws) == 2 * 4
+    assert not solvers.dpmpp_sde(S, 5, eta=0.0).stochastic

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pyaccel import ops, schedules, solvers
-from pyaccel.solvers.noise import seeds_of
+from pyaccel.solvers.noise import GivenNoise, seeds_of
 
 from ..mixture import exact_denoiser, times
 from .agreement import Path, agrees
@@ -65,6 +65,14 @@ def test_a_draw_inside_a_step_is_used_again_in_the_next_stage(noise):
     plan.sample(MODEL, noise, noise_sampler=sampler)
     assert len(calls) == len(set(calls)) == len(plan.draws) == 2 * 3
     assert [stage.draws for stage in plan.stages] == [[0], [0, 1], [2], [2, 3], [4], [4, 5]]
+
+
+def test_a_draw_is_kept_until_its_last_use():
+    plan = solvers.dpmpp_sde(S, times=times(3), prediction="sample", method="singlestep")
+    source = GivenNoise(plan, lambda draw: torch.full((1,), float(draw)))
+    for stage in plan.stages:
+        assert [float(x) for x in source.tensors(stage.draws)] == stage.draws
+    assert source._kept == {}
 
 
 def test_a_deterministic_plan_needs_none(noise):
