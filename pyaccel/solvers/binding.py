@@ -78,8 +78,8 @@ def bound_stages(plan: Plan, binding: Binding) -> tuple[Rows, list[BoundStage]]:
 
 def _bind(plan: Plan, b: Binding) -> tuple[Rows, list[BoundStage]]:
     draws = sorted({d for row in plan.start for d in row.noise})
-    matrix = [[row.new[0], *(row.noise.get(d, 0.0) for d in draws)] for row in plan.start]
-    start = _rows(matrix, [b.state], [b.state] * len(matrix), draws, b)
+    matrix = [[_value(row.new[0], plan), *_noise(row, draws)] for row in plan.start]
+    start = _rows(matrix, [b.state], [b.state] * len(matrix), draws, b, [_value(row.bias, plan) for row in plan.start])
     fresh = _seen_outside(plan)
     stages = []
     for index, stage in enumerate(plan.stages):
@@ -112,11 +112,14 @@ def _bind_stage(plan: Plan, stage: Stage, following: Stage | None, fresh: list[b
                 for m in matrices]  # fmt: skip
     ins = [b.state] * len(reads) + [outputs] * (len(stage.calls) * len(samples[0]))
     outs = [b.state] * len(writes) + [b.network] * (network_row >= 0)
-    lines = _with(stage.rows, network_row)
-    biases = [plan.tensors[row.bias] if isinstance(row.bias, str) else row.bias for row in lines]
+    biases = [_value(row.bias, plan) for row in _with(stage.rows, network_row)]
     per_sample = b.samples is not None and conversions is None
     rows = _rows(matrices if per_sample else matrices[0], ins, outs, draws, b, biases)
     return BoundStage(reads, writes, fresh, rows, draws, network_row, conversions)
+
+
+def _value(c: float | str, plan: Plan) -> float | torch.Tensor:
+    return plan.tensors[c] if isinstance(c, str) else c
 
 
 def _with(rows: tuple[Row, ...], network_row: int) -> list[Row]:
@@ -129,14 +132,10 @@ def _noise(row: Row, draws: list[int]) -> list[float]:
 
 def _fold(row: Row, reads: list[int], stage: Stage, pairs: list, weights: list[float], plan: Plan) -> list:
     """The row's coefficients over ``reads`` and the outputs of all calls, numbers or tensors."""
-
-    def value(c):
-        return plan.tensors[c] if isinstance(c, str) else c
-
-    registers = {r: value(row.reads[r]) if r in row.reads else 0.0 for r in reads}
+    registers = {r: _value(row.reads.get(r, 0.0), plan) for r in reads}
     outputs = []
     for call, c, (p, q) in zip(stage.calls, row.new, pairs, strict=True):
-        c = value(c)
+        c = _value(c, plan)
         if not isinstance(c, float) or c != 0.0:
             registers[call.input] = registers[call.input] + c * p
         outputs += [c * q * w for w in weights]

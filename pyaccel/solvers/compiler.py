@@ -104,7 +104,7 @@ def _number(c: Scalar, tensors: dict[str, torch.Tensor]) -> float | str:
     """The coefficient as a float, or the name under which its tensor, one value for each element, is kept."""
     if not isinstance(c, torch.Tensor) or c.numel() == 1:
         return float(c)
-    c = c.detach().to(torch.float32).contiguous()
+    c = c.detach().contiguous()
     name = hashlib.sha256(repr(tuple(c.shape)).encode() + c.cpu().numpy().tobytes()).hexdigest()[:16]
     tensors[name] = c
     return name

@@ -21,12 +21,12 @@ KNOTS = 1000
 
 
 @solver(paper="Zheng et al. 2023, arXiv 2310.13268, Algorithm 2", order="order", grid="log_snr")
-def dpm_v3(b: Builder, statistics: ModelStatistics | None = None, order: int = 3, corrector: bool = True):
+def dpm_v3(b: Builder, statistics: ModelStatistics | None = None, order: int = 2, corrector: bool = True):
     """DPM-Solver-v3: multistep with coefficients for each element, from the statistics of the model.
 
     ``statistics`` are those of :func:`pyaccel.solvers.model_statistics`; without them it is the degenerate solver l =
-    1, s = b = 0. ``corrector`` also fits the new prediction, at no further call, from order 2 on. Steps that begin or
-    end outside the statistics' range of log-SNR, or at its infinite ends, are of first order.
+    1, s = b = 0. ``corrector`` also fits the new prediction, at no further call, from order 2 on. Steps
+    that begin or end outside the statistics' range of log-SNR, or at its infinite ends, are of first order.
     """
     option("dpm_v3", "order", order, (1, 2, 3))
     if statistics is not None and not isinstance(statistics, ModelStatistics):

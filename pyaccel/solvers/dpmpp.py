@@ -29,7 +29,11 @@ def dpmpp(b: Builder, order: int = 2, variant: str = "published", method: str = 
     return _dpm(b, "dpmpp", order, variant, method, correction, "sample", 0.0)
 
 
-@solver(paper="Lu et al. 2022, arXiv 2206.00927, Algorithms 1 and 2", order="order", calls="order; multistep: 1")
+@solver(
+    paper="Lu et al. 2022, arXiv 2206.00927, Algorithms 1 and 2",
+    order="order; multistep 3 as published: 2",
+    calls="order; multistep: 1",
+)
 def dpm(b: Builder, order: int = 3, variant: str = "published", method: str = "singlestep", correction: str = ""):
     """DPM-Solver-1, 2, 3: exponential integrators over the prediction of the noise, ``order`` calls a step.
 

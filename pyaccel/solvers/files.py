@@ -49,7 +49,10 @@ def load(path: str | os.PathLike) -> Plan:
     if names:
         if not _beside(path).exists():
             raise ValueError(f"{path} needs the tensors in {_beside(path)}, which is missing")
-        tensors = safetensors.torch.load_file(_beside(path))
+        try:
+            tensors = safetensors.torch.load_file(_beside(path))
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{_beside(path)} is damaged ({error}); save the plan again") from None
         if set(tensors) != set(names):
             raise ValueError(f"{_beside(path)} does not belong to {path}: it holds other tensors; save the plan again")
         plan = replace(plan, tensors=tensors)

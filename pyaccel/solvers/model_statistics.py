@@ -18,6 +18,11 @@ DIFFERENCE = 1e-2
 """Of the central differences: of x in units of the noise, and of lam."""
 
 
+RIDGE = 1e-5
+"""Share of f's largest variance over log-SNR, added to that at each: where f hardly varies, as in nearly pure noise, a
+slope over it is a quotient of two errors."""
+
+
 @dataclass(frozen=True)
 class ModelStatistics:
     """Half log-SNRs ``lam`` [M], rising, and l, s, b [M, ...] at them, float64; see :mod:`pyaccel.solvers.dpm_v3`."""
@@ -38,7 +43,7 @@ class ModelStatistics:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a safetensors file, atomically."""
-        tensors = {name: getattr(self, name).contiguous() for name in ("lam", "l", "s", "b")}
+        tensors = {name: getattr(self, name).clone().contiguous() for name in ("lam", "l", "s", "b")}
         write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary))
 
     @staticmethod
@@ -112,7 +117,7 @@ def model_statistics(
             i = min(max(int(place), 0), knots - 2)
             return (sigma * eps(x, at, rows) - torch.lerp(l[i], l[i + 1], place - i) * x) / alpha
 
-        slopes, offsets = [], []
+        moments = []
         for at in lam.tolist():
             alpha, sigma = coefficients(at)
             sums = [0.0] * 4
@@ -127,10 +132,9 @@ def model_statistics(
                 change = remainder(ahead.to(x), after, rows) - remainder(behind.to(x), before, rows)
                 change = change / (2 * DIFFERENCE)
                 sums = [a + b.sum(0) for a, b in zip(sums, (f, change, f * f, f * change), strict=True)]
-            mean_f, mean_c, mean_ff, mean_fc = (total / len(data) for total in sums)
-            variance = (mean_ff - mean_f**2).clamp(min=1e-12)
-            slope = (mean_fc - mean_f * mean_c) / variance
-            slopes.append(slope)
-            offsets.append(mean_c - slope * mean_f)
+            moments.append(torch.stack([total / len(data) for total in sums]))
             bar.advance(1)
-    return ModelStatistics(lam, l, torch.stack(slopes), torch.stack(offsets))
+    mean_f, mean_c, mean_ff, mean_fc = torch.stack(moments, dim=1)
+    variance = mean_ff - mean_f**2
+    slope = (mean_fc - mean_f * mean_c) / (variance + RIDGE * variance.amax(0)).clamp(min=1e-12)
+    return ModelStatistics(lam, l, slope, mean_c - slope * mean_f)

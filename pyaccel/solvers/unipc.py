@@ -9,7 +9,11 @@ from .exponential import Exponential, moments_to_weights, psi
 from .family import option, solver, solver_function
 
 
-@solver(paper="Zhao et al. 2023, arXiv 2302.04867, Algorithms 5-8", order="order + 1", calls="1; singlestep: order")
+@solver(
+    paper="Zhao et al. 2023, arXiv 2302.04867, Algorithms 5-8",
+    order="order + 1; predictor alone: order",
+    calls="1; singlestep: order",
+)
 def unipc(
     b: Builder,
     order: int = 3,
@@ -30,11 +34,13 @@ def unipc(
     replaces by w = B(h)/2 with B(h) = h (``bh1``) or e^h − 1 (``bh2``). The model is not called again at the
     corrected sample, and the last step has no corrector, as in the authors' code. ``form`` "epsilon" is the same over
     predictions of the noise. ``corrector=False`` is the predictor UniP alone. ``method`` "singlestep" takes its D_j
-    at ``order`` − 1 points inside the step instead, each a model call (Appendix C).
+    at ``order`` − 1 points inside the step instead, each a model call (Appendix C), up to order 3.
     """
     _check("unipc", order, variant)
     option("unipc", "form", form, ("sample", "epsilon"))
     option("unipc", "method", method, ("multistep", "singlestep"))
+    if method == "singlestep":
+        option("unipc", "order of the singlestep method", order, (1, 2, 3))
     if corrector:
         b.corrector = UniC(order, variant)
     x, history = b.noise(), []

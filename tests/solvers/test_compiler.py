@@ -135,10 +135,9 @@ def test_coefficients_for_each_element_are_tensors_of_the_plan():
     agrees(plan.sample(lambda x, t: x**2, noise), WEIGHTS.double() * x + 2 * x**2)
 
 
-@pytest.mark.xfail(raises=ValueError, reason="binding.py does not look up the tensors of start rows")
 def test_the_first_sample_may_be_weighted_for_each_element():
     def solver(b):
-        return b.predict(WEIGHTS * b.noise(), b.points[0])
+        return b.predict(WEIGHTS.double() * b.noise(), b.points[0])
 
     noise = torch.randn(4, 3, dtype=torch.float64)
     agrees(build(solver).sample(lambda x, t: x**2, noise), (WEIGHTS.double() * S.sigma(1.0) * noise) ** 2)

@@ -115,20 +115,16 @@ def test_order_with_and_without_corrector(form, corrector, order):
 
 
 @pytest.mark.parametrize("form", ["sample", "epsilon"])
-@pytest.mark.parametrize(
-    "order",
-    [
-        1,
-        2,
-        3,
-        # With its points at equal parts, each reached by UniP from those before, the fourth is of second order only:
-        # the error h² of the first point has weight 0 for order 3, not for 4.
-        pytest.param(4, marks=pytest.mark.xfail(raises=AssertionError, reason="is of second order")),
-    ],
-)
+@pytest.mark.parametrize("order", [1, 2, 3])
 def test_order_of_unip_singlestep(form, order):
     options = {"order": order, "form": form, "method": "singlestep", "corrector": False}
     assert order - 0.3 <= slope(solvers.unipc, S, grid=in_log_snr(S), **options) <= order + 0.5
+
+
+def test_singlestep_has_orders_up_to_three():
+    """With points at equal parts, each reached by UniP from those before, a fourth would be of second order only."""
+    with pytest.raises(ValueError, match="singlestep"):
+        solvers.unipc(S, 4, order=4, method="singlestep")
 
 
 @pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp", 2)])
