@@ -158,19 +158,25 @@ def singlestep(
     if order == 1 or not (s.finite and t.finite):
         return transfer(b, x, m0, s, t, form)
     h, step = t.lam - s.lam, Exponential(s, t, form)
-    r1 = 1.0 / order
+    r1, r2 = 1.0 / order, 2.0 / 3.0
     u1 = b.point(lam=s.lam + r1 * h)
     inner = Exponential(s, u1, form)
-    d1 = b.predict(inner.scale * x + inner.weight(0) * m0, u1, form) - m0
+    x1 = inner.scale * x + inner.weight(0) * m0
+    base = step.scale * x + step.weight(0) * m0
     if order == 2:
-        weight = step.weight(1) if correction == "heun" else 0.5 * step.weight(0)
-        return step.scale * x + step.weight(0) * m0 + (weight / r1) * d1
-    r2 = 2.0 / 3.0
+        weight = (step.weight(1) if correction == "heun" else 0.5 * step.weight(0)) / r1
+        known = base - weight * m0  # all but the new prediction: one tensor carries it over the call
+        return known + weight * b.predict(x1, u1, form)
     u2 = b.point(lam=s.lam + r2 * h)
     inner = Exponential(s, u2, form)
-    d2 = b.predict(inner.scale * x + inner.weight(0) * m0 + (r2 / r1 * inner.weight(1)) * d1, u2, form) - m0
-    x = step.scale * x + step.weight(0) * m0
+    weight = r2 / r1 * inner.weight(1)
+    known = inner.scale * x + (inner.weight(0) - weight) * m0
     if variant == "published":
-        return x + (step.weight(1) / r2) * d2
+        last = step.weight(1) / r2
+        base = base - last * m0
+        x2 = known + weight * b.predict(x1, u1, form)
+        return base + last * b.predict(x2, u2, form)
+    d1 = b.predict(x1, u1, form) - m0
+    d2 = b.predict(known + weight * (d1 + m0), u2, form) - m0
     first = (r2 / r1 * d1 - r1 / r2 * d2) / (r2 - r1)
-    return x + step.weight(1) * first + (2.0 * step.weight(2) / (r2 - r1)) * (d2 / r2 - d1 / r1)
+    return base + step.weight(1) * first + (2.0 * step.weight(2) / (r2 - r1)) * (d2 / r2 - d1 / r1)

@@ -85,16 +85,19 @@ def rho_step(b: Builder, x: Value, m: Value, s: Point, t: Point, tableau: Tablea
     """
     if not (s.finite and t.finite):
         return transfer(b, x, m, s, t, s.form("epsilon"))
-    slopes = [m]
-    for place, row in zip(tableau.places, tableau.inner, strict=True):
+    ratio = t.alpha / s.alpha
+    rise = t.sigma - s.sigma * ratio
+    # What is known of the result is added up before each call: one tensor carries it along.
+    slopes, result = [m], b.combine([(ratio, x), *([(rise * tableau.weights[0], m)] if tableau.weights[0] else [])])
+    for place, row, weight in zip(tableau.places, tableau.inner, tableau.weights[1:], strict=True):
         if place == 1.0:
             u = t
         else:
             u = _at_ratio(b, s, t, place) if middle == "rho" else b.point(t=s.t + place * (t.t - s.t))
         slope = b.combine([(a / place, k) for a, k in zip(row, slopes, strict=True) if a])
         slopes.append(b.predict(transfer(b, x, slope, s, u, "epsilon"), u, "epsilon"))
-    slope = b.combine([(w, k) for w, k in zip(tableau.weights, slopes, strict=True) if w])
-    return transfer(b, x, slope, s, t, "epsilon")
+        result = result + (rise * weight) * slopes[-1]
+    return result
 
 
 def _at_ratio(b: Builder, s: Point, t: Point, place: float) -> Point:

@@ -23,12 +23,12 @@ def build(function, steps=4):
         (solvers.dpmpp, {"order": 3}, 3),
         (solvers.dpmpp_sde, {"order": 2}, 2),
         (solvers.dpmpp_sde, {"order": 2, "method": "singlestep"}, 2),  # the sample and the inner sample
-        (solvers.dpmpp, {"order": 2, "method": "singlestep"}, 3),  # and the prediction, though its factor is 0
-        (solvers.heun, {}, 3),
+        (solvers.dpmpp, {"order": 2, "method": "singlestep"}, 2),  # what is known of the step, and the inner sample
+        (solvers.heun, {}, 2),
         (solvers.unipc, {"order": 2}, 3),  # the network's input, the corrected sample's known part, one prediction
         (solvers.unipc, {"order": 3}, 4),
         (solvers.lms, {"order": 4}, 4),
-        (solvers.rk4, {}, 5),  # the sample, three slopes and the inner sample
+        (solvers.rk4, {}, 3),  # the sample, what is known of the step and the inner sample
     ],
     ids=str,
 )
