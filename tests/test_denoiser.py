@@ -67,3 +67,15 @@ def test_errors():
         Denoiser(network, FLOW, "flow", torch.ones(2, 2), {"label": 7})
     with pytest.raises(ValueError, match="label"):
         Denoiser(network, FLOW, "flow", 2.0, {"label": 7})(torch.randn(2, 4), torch.rand(2))
+
+
+def test_a_learned_variance_is_split_off():
+    def model(x, t):
+        return torch.cat([2 * x, 100 + x], dim=1)
+
+    x, t = torch.randn(2, 3, 4), torch.rand(2)
+    denoiser = Denoiser(model, schedules.vp_linear(), "epsilon", learned_variance=True)
+    assert torch.equal(denoiser(x, t), 2 * x)
+    single = Denoiser(lambda x, t: x, schedules.vp_linear(), "epsilon", learned_variance=True)
+    with pytest.raises(ValueError, match="twice the channels"):
+        single(x, t)

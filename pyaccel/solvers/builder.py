@@ -174,6 +174,8 @@ class Builder:
 
     def gaussian(self, s: Point, t: Point) -> Value:
         """Unit Gaussian noise for the step from s to t, independent of all other draws."""
+        if self.rising:
+            raise ValueError("the times rise from data to noise, and no noise can be added on that way")
         self.draws.append(Draw(float(s.t), float(t.t), float(s.ratio), float(t.ratio)))
         return _Noise(self, len(self.draws) - 1)
 

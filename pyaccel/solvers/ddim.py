@@ -37,6 +37,10 @@ def ddim(b: Builder, eta: float = 0.0, iterations: int = 0):
         raise ValueError(f"ddim: iterations must be a whole number from 0 on, got {iterations!r}")
     if iterations and not b.rising:
         raise ValueError("ddim: iterations are for inversion (inverse=True, or times that rise)")
+    if eta and b.rising:
+        raise ValueError(
+            "ddim: the times rise from data to noise, and no noise can be added on that way: eta must be 0"
+        )
     x = b.noise()
     for s, t in b.intervals():
         if eta != 0:

@@ -57,16 +57,13 @@ def run(
             (noise,) = ops.linear_combination([noise, image.to(noise)], [[1.0, alpha / sigma]], dtype=noise.dtype)
         result = _Run(plan, denoiser, noise, source, kept).go(callback, bar, conditioning)
         if not _finite(result):
+            if not _finite(noise):
+                raise FloatingPointError("the noise, or the image, has NaN or infinite values")
             # Checking every output as it comes would wait for the device at every step; a second run tells which it
             # was.
             if callback is None and not isinstance(source, GivenNoise):
                 _Run(plan, denoiser, noise, source, kept, check=True).go(None, bar, conditioning)
-            raise FloatingPointError(
-                "the sample has NaN or infinite values, though the inputs were finite; the model's outputs are the "
-                "place to look"
-                if _finite(noise)
-                else "the noise has NaN or infinite values"
-            )
+            raise FloatingPointError("the sample has NaN or infinite values: one of the model's outputs had, or grew")
     return result
 
 

@@ -104,6 +104,8 @@ def solver(
             times = times[::-1] if inverse else times
         rising = len(times) > 1 and times[-1] > times[0]
         times = time_grids.check(times, rising=rising)
+        if rising and stochastic:
+            raise ValueError(f"{name}: the times rise from data to noise, and no noise can be added on that way")
         if not rising and schedule.sigma(times[0]) == 0:
             raise ValueError(f"{name}: there is no noise at the first time {times[0]}")
         if finite and schedule.alpha(times[0]) == 0:
@@ -115,10 +117,7 @@ def solver(
         b = Builder(schedule, times, prediction, lower_order_final, _threshold(name, threshold), steps)
         defaults = {p.name: p.default for p in named}
         chosen = {**defaults, **options, "lower_order_final": bool(lower_order_final)}
-        plan = b.plan(function(b, **options), solver=name, options={k: _plain(v) for k, v in chosen.items()})
-        if rising and plan.draws:
-            raise ValueError(f"{name}: the times rise from data to noise, and no noise can be added on that way")
-        return plan
+        return b.plan(function(b, **options), solver=name, options={k: _plain(v) for k, v in chosen.items()})
 
     make.__signature__ = inspect.signature(make).replace(
         parameters=[

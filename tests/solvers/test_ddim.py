@@ -59,3 +59,36 @@ def test_inversion_leads_back_to_the_noise():
 def test_a_deterministic_plan_has_no_draws():
     assert not solvers.ddim(S, 5).stochastic
     assert len(solvers.ddim(S, 5, eta=0.5).draws) == 4  # none at the last step, to sigma = 0
+
+
+@pytest.mark.parametrize("schedule", [schedules.flow(), schedules.vp_linear()], ids=lambda s: s.name)
+def test_inversion_comes_back_with_iterations(schedule):
+    def model(x, t):
+        return torch.tanh(x) * (1 + t.view(-1, 1)) - 0.3 * x
+
+    data = torch.randn(3, 5, dtype=torch.float64)
+    errors = []
+    for iterations in (0, 2, 12):
+        inverse = solvers.ddim(schedule, 25, inverse=True, iterations=iterations, prediction="v")
+        assert inverse.rising
+        assert inverse.calls == 25 * (1 + iterations)
+        noise = inverse.sample(model, data)
+        back = solvers.ddim(schedule, 25, prediction="v").sample(model, noise)
+        errors.append(float((back - data).abs().max()))
+    assert errors[1] < 0.2 * errors[0]
+    assert errors[2] < 1e-4
+
+
+def test_inversion_is_exact_where_the_prediction_of_the_noise_is_constant():
+    schedule, eps = schedules.vp_linear(), torch.randn(4, 3, dtype=torch.float64)
+    data = torch.randn(4, 3, dtype=torch.float64)
+    noise = solvers.ddim(schedule, 7, inverse=True).sample(lambda x, t: eps, data)
+    expected = schedule.alpha(1.0) * data + schedule.sigma(1.0) * eps
+    torch.testing.assert_close(noise, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_inversion_takes_no_noise():
+    with pytest.raises(ValueError, match="rise"):
+        solvers.ddim(schedules.flow(), 5, inverse=True, eta=1.0)
+    with pytest.raises(ValueError, match="iterations"):
+        solvers.ddim(schedules.flow(), 5, iterations=2)

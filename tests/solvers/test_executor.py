@@ -205,3 +205,55 @@ def test_bad_predictions_are_named_with_their_call():
         solvers.ddim(FLOW, 2, prediction="epsilon").sample(network, noise)
     with pytest.raises(ValueError, match="3 samples, the noise has 2"):
         plan.sample(Denoiser(network, FLOW, "flow", torch.ones(3), {"shift": 0.0}), noise, shift=torch.ones(2))
+
+
+def test_the_profiler_names_each_stage():
+    plan, noise = solvers.heun(FLOW, 3), torch.randn(2, 3)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        plan.sample(network, noise)
+    names = {event.key for event in profile.key_averages() if event.key.startswith("pyaccel stage")}
+    assert names == {f"pyaccel stage {i} t={stage.t:.4g}" for i, stage in enumerate(plan.stages)}
+
+
+def test_a_model_that_returns_nan_is_named_with_its_call():
+    def model(x, t):
+        return x * (float("nan") if float(t[0]) < 0.6 else 1.0)
+
+    with pytest.raises(FloatingPointError, match=r"model call 2 \(t = 0.5\)"):
+        solvers.ddim(FLOW, 4).sample(model, torch.randn(2, 3))
+    with pytest.raises(FloatingPointError, match="the noise"):
+        solvers.ddim(FLOW, 4).sample(network, torch.full((2, 3), float("nan")))
+
+
+def test_parallel_calls_are_one_batch():
+    sizes = []
+
+    def model(x, t, shift):
+        sizes.append((len(x), len(t), len(shift)))
+        return network(x, t) + shift.view(-1, 1)
+
+    noise, shift = torch.randn(2, 3, dtype=torch.float64), torch.tensor([0.1, -0.2], dtype=torch.float64)
+    together = solvers.epd(FLOW, 3, points=2).sample(model, noise, shift=shift)
+    assert (4, 4, 4) in sizes
+    guided = Denoiser(model, FLOW, "flow", guidance=1.5, unconditional={"shift": 0.0})
+    a = solvers.epd(FLOW, 3, points=2).sample(guided, noise, shift=shift)
+    b = solvers.epd(FLOW, 3, points=2).sample(guided, noise, shift=shift, batched_guidance=False)
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(a, together)
+
+
+def test_batched_guidance_is_chosen_per_run():
+    sizes = []
+
+    def model(x, t, shift):
+        sizes.append(len(x))
+        return network(x, t) + shift.view(-1, 1)
+
+    denoiser = Denoiser(model, FLOW, "flow", guidance=2.0, unconditional={"shift": 0.0})
+    plan, noise, shift = solvers.ddim(FLOW, 2), torch.randn(3, 2), torch.ones(3)
+    one = plan.sample(denoiser, noise, shift=shift, batched_guidance=True)
+    other = plan.sample(denoiser, noise, shift=shift, batched_guidance=False)
+    assert sizes == [6, 6, 3, 3, 3, 3]
+    torch.testing.assert_close(one, other)
+    with pytest.raises(TypeError, match="batched_guidance"):
+        plan.sample(network, noise, batched_guidance=True)
