@@ -67,4 +67,6 @@ $(VENV)/.with-%: $(VENV)/.made $(INPUTS)
 	@echo "Installing pyaccel and what it needs ($*); the first time takes some minutes."
 	$(PIP) scikit-build-core pybind11 ninja cmake
 	$(PIP) --no-build-isolation -e '.$(if $(filter-out base,$*),[$*])'
+	@# A peer whose samplers need none of the packages that it asks for.
+	$(if $(filter-out base,$*),$(PIP) --no-deps k-diffusion)
 	@touch $@

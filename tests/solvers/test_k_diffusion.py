@@ -1,53 +1,23 @@
-"""Plans beside the samplers of k-diffusion, in the coordinates that they share: schedules.edm(), where alpha is 1.
-
-The package asks for dozens of others, of which its samplers need none: `pip install --no-deps k-diffusion` is enough.
-"""
+"""Plans beside the samplers of k-diffusion, in the coordinates that they share: schedules.edm(), where alpha is 1."""
 
 import functools
-import importlib.util
 import math
-import sys
-import types
 
 import pytest
 import torch
 
 from pyaccel import schedules, solvers
 
+from ..k_diffusion import sampling
 from .agreement import Path, agrees, points
 
 partial = functools.partial
 S = schedules.edm()
 
 
-def _samplers():
-    """k_diffusion/sampling.py by itself, with empty modules for what only its other functions need."""
-    spec = importlib.util.find_spec("k_diffusion")
-    if spec is None:
-        pytest.skip("k-diffusion is not installed", allow_module_level=True)
-    pytest.importorskip("scipy", reason="its LMS integrates with it")
-    folder = spec.submodule_search_locations[0]
-    names = {"torchdiffeq": ["odeint"], "torchsde": [], "k_diffusion_alone": [], "k_diffusion_alone.utils": []}
-    before = {name: sys.modules.get(name) for name in names}
-    try:
-        for name, members in names.items():
-            sys.modules[name] = types.ModuleType(name)
-            for member in members:
-                setattr(sys.modules[name], member, None)
-        sys.modules["k_diffusion_alone"].utils = sys.modules["k_diffusion_alone.utils"]
-        sys.modules["k_diffusion_alone.utils"].append_dims = lambda x, n: x[(...,) + (None,) * (n - x.ndim)]
-        spec = importlib.util.spec_from_file_location("k_diffusion_alone.sampling", f"{folder}/sampling.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        for name, module_before in before.items():
-            sys.modules.pop(name)
-            if module_before is not None:
-                sys.modules[name] = module_before
-    return module
-
-
-K = _samplers()
+K = sampling()
+if K is None:
+    pytest.skip("k-diffusion or scipy is not installed", allow_module_level=True)
 
 
 def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
