@@ -7,7 +7,7 @@ from .builder import Builder, Point, Value
 from .family import solver
 
 
-@solver(paper="Song et al. 2021, arXiv 2010.02502, eq. 12", order="1")
+@solver(paper="Karras et al. 2022, arXiv 2206.00364, eq. 3 and 4", order="1")
 def euler(b: Builder):
     """Euler's method on the probability-flow ODE in the coordinates of EDM, x/alpha over sigma/alpha.
 

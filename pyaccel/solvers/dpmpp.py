@@ -83,8 +83,8 @@ def _fast_intervals(steps: int, ends_at_zero: bool) -> int:
     return (calls // 3 + 1 if calls else 0) + ends_at_zero
 
 
-@solver(paper="Lu et al. 2022, arXiv 2206.00927, section 3.4", order="3", calls="1 (steps are calls)", grid="log_snr",
-        intervals=_fast_intervals)  # fmt: skip
+@solver(paper="Lu et al. 2022, arXiv 2206.00927, section 3.4", order="3; 2 with its last steps",
+        calls="1 (steps are calls)", grid="log_snr", intervals=_fast_intervals)  # fmt: skip
 def dpm_fast(b: Builder, form: str = "epsilon"):
     """DPM-Solver-fast: ``steps`` is the number of model calls, spent on singlestep solvers of order 3.
 
