@@ -40,7 +40,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "fashion-unet": Recipe(
         "UNet",
-        TrainerConfig(steps=1300, learning_rate=1e-3, weight_decay=0.01),
+        TrainerConfig(steps=5000, learning_rate=1e-3, weight_decay=0.01),
         {"width": 32, "multipliers": [1, 2, 4]},
         "vp_linear",
         "epsilon",
