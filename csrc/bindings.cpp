@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/ceiling.h"
+#include "epilogue_calls.h"
 #include "tensor_calls.h"
 
 namespace py = pybind11;
@@ -47,6 +48,8 @@ PYBIND11_MODULE(_native, m) {
       "used.",
       py::arg("tensor_type"), py::arg("dtypes"), py::arg("dlpack") = true);
   m.def("combine", &combine_tensors);
+  m.def("threshold", &threshold_tensor);
+  m.def("blend", &blend_tensors);
   m.def(
       "linear_combination",
       [](py::handle c, int64_t matrices, py::handle in, py::handle in_dtypes, py::handle out, py::handle out_dtypes,

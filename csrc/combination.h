@@ -9,27 +9,12 @@
 #include <string>
 #include <vector>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 #include "cpu/linear_combination_cpu.h"
+#include "execution.h"
 #include "python_arguments.h"
 #include "scratch.h"
 
 namespace pyaccel {
-
-constexpr int64_t kBytesWithGil = 1 << 16;  // below that, giving up the GIL costs more than it is worth
-
-inline const CpuKernel* chosen = available_kernels()[0];
-
-inline int max_threads() {
-#if defined(_OPENMP)
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
 
 // Pointers, sizes and seeds come with each call.
 class LinearCombination {
@@ -85,15 +70,8 @@ class LinearCombination {
                           seeds.data(),
                           streams_.data()};
     refuse_overlap(job);
-    const CpuKernel& kernel = *chosen;
-    const int threads = max_threads();
     const int64_t effort = int64_t(sizeof(float)) * (job.n + job.k) + kBytesOfNormal * job.streams;
-    if (total * effort < kBytesWithGil) {
-      linear_combination_cpu(job, c32_.data(), kernel, threads);
-    } else {
-      py::gil_scoped_release release;
-      linear_combination_cpu(job, c32_.data(), kernel, threads);
-    }
+    run_native(total * effort, [&] { linear_combination_cpu(job, c32_.data(), *chosen, max_threads()); });
   }
 
   // The same with lists of addresses; inner: elements of each sample.
@@ -136,11 +114,6 @@ class LinearCombination {
     }
     c64_.push_back(x);
     c32_.push_back(float(x));
-  }
-
-  static bool touch(const void* a, int64_t a_bytes, const void* b, int64_t b_bytes) {
-    const auto x = reinterpret_cast<uintptr_t>(a), y = reinterpret_cast<uintptr_t>(b);
-    return x < y + uintptr_t(b_bytes) && y < x + uintptr_t(a_bytes);
   }
 
   static void refuse_overlap(const Combination& job) {

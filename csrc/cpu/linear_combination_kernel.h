@@ -1,51 +1,12 @@
 // The loop of linear_combination over one stretch of elements, for whichever Vec was included before this file.
-//
-// Each instruction set compiles this file once, in a source file of its own. Everything here has internal linkage and
-// nothing of the standard library is instantiated, so that the linker cannot put AVX-512 code in anyone else's hands.
+#pragma once
+
 #include "../linear_combination.h"
 #include "linear_combination_cpu.h"
-#include "normals_kernel.h"
+#include "operands.h"
 
 namespace pyaccel {
 namespace {
-
-// Calls f with a typed pointer to element i of p.
-template <typename F>
-PYACCEL_HD void with_type(DType dtype, const void* p, int64_t i, F f) {
-  switch (dtype) {
-    case DType::f32:
-      f(static_cast<const float*>(p) + i);
-      break;
-    case DType::bf16:
-      f(static_cast<const bf16*>(p) + i);
-      break;
-    case DType::f16:
-      f(static_cast<const f16*>(p) + i);
-      break;
-    case DType::f64:
-      f(static_cast<const double*>(p) + i);
-      break;
-  }
-}
-
-// Beyond the cache, converting 16-bit numbers takes so many instructions that the machine does not look far enough
-// ahead by itself: without this, bfloat16 runs at 60 % of the memory's speed, float32 at 90 %.
-constexpr int kAhead = 2048;  // bytes
-
-template <int Bytes>
-PYACCEL_HD void prefetch(const char* p) {
-  for (int line = 0; line < Bytes; line += 64) __builtin_prefetch(p + line, 0, 0);
-}
-
-// Writes U registers. Two of 16-bit numbers go out together: non-temporal stores want whole cache lines.
-template <int U, typename T>
-PYACCEL_HD void store_registers(const Vec* sums, T* out, bool stream) {
-  if constexpr (sizeof(T) == 2 && U % 2 == 0) {
-    for (int u = 0; u < U; u += 2) Vec::store_pair(out + u * Vec::width, sums[u], sums[u + 1], stream);
-  } else {
-    for (int u = 0; u < U; ++u) sums[u].store(out + u * Vec::width, stream);
-  }
-}
 
 // Outputs [first, first + N) in float32, U registers of each at a time, from element i on; returns where it stopped,
 // less than U registers before the end.
@@ -197,8 +158,3 @@ void stretch_f64(const Combination& job, const double* c, int64_t begin, int64_t
 
 }  // namespace
 }  // namespace pyaccel
-
-#define PYACCEL_DEFINE_CPU_KERNEL(ISA)                               \
-  namespace pyaccel {                                                \
-  const CpuKernel kernel_##ISA{#ISA, all_f32, stretch_f64, normals}; \
-  }

@@ -21,6 +21,15 @@ struct Vec {
   }
   static Vec load(const f16* p) { return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
   void add_scaled(float c, Vec x) { v = _mm256_fmadd_ps(_mm256_set1_ps(c), x.v, v); }
+  void add_product(Vec a, Vec b) { v = _mm256_fmadd_ps(a.v, b.v, v); }
+
+  static Vec all(float c) { return {_mm256_set1_ps(c)}; }
+  // The second operand where one is a NaN.
+  static Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+  static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+  friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+  friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+  friend Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 
   void store(float* p, bool stream) const {
     if (stream) {

@@ -21,6 +21,15 @@ struct Vec {
   }
   static Vec load(const f16* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
   void add_scaled(float c, Vec x) { v = _mm512_fmadd_ps(_mm512_set1_ps(c), x.v, v); }
+  void add_product(Vec a, Vec b) { v = _mm512_fmadd_ps(a.v, b.v, v); }
+
+  static Vec all(float c) { return {_mm512_set1_ps(c)}; }
+  // The second operand where one is a NaN.
+  static Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+  static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+  friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+  friend Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+  friend Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 
   void store(float* p, bool stream) const {
     if (stream) {

@@ -21,6 +21,37 @@ struct Vec {
   void add_scaled(float c, Vec x) {
     for (int i = 0; i < width; ++i) v[i] += c * x.v[i];
   }
+  void add_product(Vec a, Vec b) {
+    for (int i = 0; i < width; ++i) v[i] += a.v[i] * b.v[i];
+  }
+
+  static Vec all(float c) {
+    Vec r;
+    for (int i = 0; i < width; ++i) r.v[i] = c;
+    return r;
+  }
+  // The second operand where one is a NaN.
+  static Vec min(Vec a, Vec b) {
+    for (int i = 0; i < width; ++i) a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+    return a;
+  }
+  static Vec max(Vec a, Vec b) {
+    for (int i = 0; i < width; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+    return a;
+  }
+  friend Vec operator-(Vec a, Vec b) {
+    for (int i = 0; i < width; ++i) a.v[i] = a.v[i] - b.v[i];
+    return a;
+  }
+  friend Vec operator*(Vec a, Vec b) {
+    for (int i = 0; i < width; ++i) a.v[i] = a.v[i] * b.v[i];
+    return a;
+  }
+  friend Vec operator/(Vec a, Vec b) {
+    for (int i = 0; i < width; ++i) a.v[i] = a.v[i] / b.v[i];
+    return a;
+  }
+
   template <typename T>
   void store(T* p, bool) const {
     for (int i = 0; i < width; ++i) from_float(v[i], p + i);

@@ -90,6 +90,11 @@ def transformed() -> bool:
     return forward_level._current_level >= 0 or peek_functorch() is not None or count_modes() > 0
 
 
+def plain() -> bool:
+    """The opposite of :func:`transformed`, for the quick way into a kernel."""
+    return forward_level._current_level < 0 and peek_functorch() is None and not count_modes()
+
+
 def forward_mode() -> bool:
     """True inside forward-mode differentiation, under torch.compile too."""
     return forward_level._current_level >= 0
@@ -116,6 +121,11 @@ def private_names_work() -> bool:
         return seen == [True, True]
     except Exception:
         return False
+
+
+def native_first() -> bool:
+    """Whether a call may go straight to a native kernel: it is there and not forbidden, and torch's inside is known."""
+    return _native is not None and forced() in (None, "native") and private_names_work()
 
 
 def describe() -> list[tuple[str, str]]:

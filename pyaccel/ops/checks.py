@@ -164,16 +164,17 @@ def refuse_overlap(tensors, out) -> None:
         others = [(f"tensors[{j}]", t, True) for j, t in enumerate(tensors)]
         others += [(f"out[{j}]", t, False) for j, t in enumerate(out[:i])]
         for name, t, same_allowed in others:
-            same = (
-                o.data_ptr() == t.data_ptr() and o.shape == t.shape and o.stride() == t.stride() and o.dtype == t.dtype
-            )
-            if same and same_allowed:
-                continue
-            if _share_memory(o, t):
+            if share_in_part(o, t) if same_allowed else _share_memory(o, t):
                 raise ValueError(
                     f"linear_combination: out[{i}] overlaps {name}{' in part' if same_allowed else ''}; "
                     "it may be exactly one of the inputs, or share no memory with any"
                 )
+
+
+def share_in_part(a: Tensor, b: Tensor) -> bool:
+    """Whether any byte belongs to both, and they are not exactly the same."""
+    same = a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+    return not same and _share_memory(a, b)
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from . import backend, reference
-from .backend import CODES
+from .backend import CODES, plain
 from .checks import check, check_counters, check_dtype, check_out, check_seeds, output_dtypes, refuse_overlap
+from .layout import dense, memory_format_of
 from .noise import Noise, check_noise, normal
 
 _native = backend._native
@@ -60,7 +61,7 @@ def linear_combination(
         ValueError: shapes, counts, layouts or values that do not fit, named with what was expected.
         TypeError: anything but real floating-point tensors.
     """
-    if not _is_compiling() and _native_first and _plain() and dtype is None:
+    if not _is_compiling() and _native_first and plain() and dtype is None:
         # Dense CPU tensors of one shape, lists of numbers, no gradients: the common case, or None if it is another.
         result = _combine(tensors, coefficients, out, _grad_enabled(), _empty_like, noise)
         if result is not None:
@@ -102,7 +103,7 @@ class Prepared:
         :func:`linear_combination`, whose contract holds. ``seeds``, one for each sample, are needed where streams of
         noise were prepared, and not looked at where none were.
         """
-        if (  # what _plain() asks, without the price of a call
+        if (  # what plain() asks, without the price of a call
             not _is_compiling()
             and _forward_level._current_level < 0
             and _peek() is None
@@ -141,11 +142,6 @@ def prepare(
     for d in (*in_dtypes, *out_dtypes):
         check_dtype(d, "prepare")
     return Prepared(rows, list(in_dtypes), list(out_dtypes), streams)
-
-
-def _plain() -> bool:
-    """No forward mode, no torch.func transform, no dispatch mode."""
-    return _forward_level._current_level < 0 and _peek() is None and not _modes()
 
 
 # ---- the general path -----------------------------------------------------------------------------------------------
@@ -193,7 +189,7 @@ def _run(tensors, coefficients, dtypes, shape, out=None, noise=None) -> list[Ten
     chosen = backend.choose(tensors[0].device)
     per_sample = _is_per_sample(coefficients)
     # The position of a normal is its logical one: noise wants memory in that order.
-    memory_format = _memory_format(tensors, shape) if noise is None else torch.contiguous_format
+    memory_format = memory_format_of(tensors, shape) if noise is None else torch.contiguous_format
     if out is not None:
         refuse_overlap(tensors, out)
     if chosen == "reference":
@@ -202,33 +198,26 @@ def _run(tensors, coefficients, dtypes, shape, out=None, noise=None) -> list[Ten
         results = reference.linear_combination(tensors, coefficients, dtypes)
         results = [r.contiguous(memory_format=memory_format) for r in results]
     else:
-        dense = [_dense(t.expand(shape), memory_format) for t in tensors]
+        inputs = [dense(t.expand(shape), memory_format) for t in tensors]
         direct = out is not None and all(o.is_contiguous(memory_format=memory_format) and not o.is_neg() for o in out)
         if direct and len(out) > backend.MOST_OUTPUTS_IN_PLACE:
             # In groups, a later one would read what an earlier one wrote.
             held = {o.data_ptr() for o in out}
-            dense = [t.clone() if t.data_ptr() in held else t for t in dense]
+            inputs = [t.clone() if t.data_ptr() in held else t for t in inputs]
         if direct:
             results = out
             torch.autograd.graph.increment_version(out)
         else:
-            results = [torch.empty_like(dense[0], dtype=d, memory_format=memory_format) for d in dtypes]
+            results = [torch.empty_like(inputs[0], dtype=d, memory_format=memory_format) for d in dtypes]
         batch = shape[0] if per_sample else 1
-        if dense[0].numel():
-            _launch(chosen, dense, coefficients, results, batch, noise)
+        if inputs[0].numel():
+            _launch(chosen, inputs, coefficients, results, batch, noise)
     if out is None:
         return results
     for o, result in zip(out, results, strict=True):
         if o is not result:
             o.copy_(result)
     return out
-
-
-def _dense(t: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """``t``, or a copy of it, whose memory holds its values in the order of ``memory_format``."""
-    t = t.contiguous(memory_format=memory_format)
-    # A negated view's memory holds the opposite of its values, and a zero tensor (of autograd) has no memory.
-    return t.clone() if t.is_neg() or t._is_zerotensor() else t
 
 
 def _launch(chosen: str, dense, coefficients, results, batch: int, noise: Noise | None) -> None:
@@ -253,16 +242,6 @@ def _flatten(nested) -> list[float]:
 
 def _is_per_sample(coefficients) -> bool:
     return coefficients.dim() == 3 if isinstance(coefficients, Tensor) else isinstance(coefficients[0][0], Sequence)
-
-
-def _memory_format(tensors, shape) -> torch.memory_format:
-    """Channels-last when the first tensor of the full shape is so, otherwise contiguous; never another order."""
-    full = next((t for t in tensors if t.shape == shape), None)
-    if full is not None and not full.is_contiguous():
-        for rank, candidate in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-            if full.dim() == rank and full.is_contiguous(memory_format=candidate):
-                return candidate
-    return torch.contiguous_format
 
 
 # ---- gradients and torch.compile ------------------------------------------------------------------------------------
@@ -327,7 +306,7 @@ def _operator(tensors: Sequence[Tensor], coefficients: Tensor, dtypes: Sequence[
 
 @_operator.register_fake
 def _(tensors, coefficients, dtypes):
-    memory_format = _memory_format(tensors, tensors[0].shape)
+    memory_format = memory_format_of(tensors, tensors[0].shape)
     return [torch.empty_like(tensors[0], dtype=_DTYPES[d], memory_format=memory_format) for d in dtypes]
 
 
@@ -356,5 +335,4 @@ def _(info, in_dims, tensors, coefficients, dtypes):
     return results, [0] * len(results)
 
 
-# Whether a call may go straight to the native kernel: it is there and not forbidden, and torch's inside is as known.
-_native_first = _native is not None and backend.forced() in (None, "native") and backend.private_names_work()
+_native_first = backend.native_first()

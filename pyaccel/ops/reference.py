@@ -43,6 +43,42 @@ def linear_combination(
     return results
 
 
+def threshold(x0: torch.Tensor, limit: float, ratio: float) -> torch.Tensor:
+    """``x0`` [B, ...] clamped to ±limit, or for a ratio above 0 to ±s and divided by s (:func:`dynamic_limit`)."""
+    x = x0.to(accumulator([x0.dtype]))
+    if ratio == 0:
+        return x.clamp(-limit, limit).to(x0.dtype)
+    if x0.numel() == 0:
+        return x0.clone()
+    s = dynamic_limit(x, limit, ratio).reshape(-1, *[1] * (x.dim() - 1))
+    return (torch.maximum(torch.minimum(x, s), -s) / s).to(x0.dtype)
+
+
+def dynamic_limit(x0: torch.Tensor, limit: float, ratio: float) -> torch.Tensor:
+    """s [B] of dynamic thresholding (Saharia et al. 2022, section 2.3): quantiles of |x0| in [1, max(limit, 1)].
+
+    ``torch.quantile`` by its definition; itself, it makes NaN of infinities and in some versions refuses large tensors.
+    """
+    ordered = x0.to(accumulator([x0.dtype])).reshape(len(x0), -1).abs().sort(dim=1).values
+    last = ordered.shape[1] - 1
+    rank = ratio * last
+    below = math.floor(rank)
+    first, second = ordered[:, below], ordered[:, min(below + 1, last)]
+    between = first if rank == below else torch.where(first == second, first, first + (rank - below) * (second - first))
+    greatest = ordered[:, last]
+    return torch.where(greatest.isnan(), greatest, between).clamp(1.0, max(limit, 1.0))
+
+
+def blend(
+    x: torch.Tensor, mask: torch.Tensor, image: torch.Tensor, noise: torch.Tensor, alpha: float, sigma: float
+) -> torch.Tensor:
+    """mask·x + (1 − mask)·(alpha·image + sigma·noise), with the shape and dtype of ``x``."""
+    acc = accumulator([t.dtype for t in (x, mask, image, noise)])
+    m = mask.to(acc)
+    known = alpha * image.to(acc) + sigma * noise.to(acc)
+    return (m * x.to(acc) + (1 - m) * known).to(x.dtype)
+
+
 MASK = 0xFFFFFFFF
 
 

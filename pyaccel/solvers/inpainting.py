@@ -32,11 +32,15 @@ class Kept:
             raise ValueError("mask= needs image=, what is kept where the mask is 0")
         state = torch.float64 if noise.dtype == torch.float64 else torch.float32
         try:
-            mask = mask.to(noise.device, state).expand(noise.shape)
+            mask = mask.to(noise.device, state)
+            full = mask.expand(noise.shape)
         except RuntimeError:
             raise ValueError(
                 f"mask of shape {tuple(mask.shape)} does not broadcast to the noise, {tuple(noise.shape)}"
             ) from None
+        # One for whole images the kernel takes as it is, shared by channels and samples; others are spread out once.
+        if mask.shape[-2:] != noise.shape[-2:]:
+            mask = full.contiguous()
         return Kept(plan, image.to(noise.device, state), mask, noise.to(state))
 
     def restore(self, registers: dict[int, torch.Tensor], following: Stage | None) -> None:
@@ -49,6 +53,4 @@ class Kept:
                 self._into(registers, call.input, call.alpha, call.sigma)
 
     def _into(self, registers: dict[int, torch.Tensor], register: int, alpha: float, sigma: float) -> None:
-        x = registers[register]
-        (known,) = ops.linear_combination([self.image, self.noise], [[alpha, sigma]], dtype=x.dtype)
-        registers[register] = torch.lerp(known, x, self.mask)
+        registers[register] = ops.blend(registers[register], self.mask, self.image, self.noise, alpha, sigma)

@@ -46,6 +46,41 @@ def test_broadcasts_and_gives_each_output_its_dtype():
     torch.testing.assert_close(results[0], a.double() + 2 * b.double())
 
 
+def test_dynamic_limit_by_hand():
+    """Of 1, 2, 3, 4, 5 the 0.6-quantile has rank 2.4: 3 + 0.4."""
+    x = torch.tensor([[-3.0, 5.0, 1.0, -2.0, 4.0]], dtype=torch.float64)
+    for limit, scale, s in ((9.0, 1.0, 3.4), (2.0, 1.0, 2.0), (0.5, 1.0, 1.0), (9.0, 0.1, 1.0)):
+        torch.testing.assert_close(reference.dynamic_limit(scale * x, limit, 0.6).item(), s)
+    torch.testing.assert_close(reference.threshold(x, 9.0, 0.6), x.clamp(-3.4, 3.4) / 3.4)
+    torch.testing.assert_close(reference.threshold(x, 2.5, 0.0), x.clamp(-2.5, 2.5))
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.995])
+def test_dynamic_limit_is_the_quantile_of_torch(ratio):
+    x = 3 * torch.randn(4, 7, 9, dtype=torch.float64)
+    expected = torch.quantile(x.flatten(1).abs(), ratio, dim=1).clamp(1, 5)
+    torch.testing.assert_close(reference.dynamic_limit(x, 5.0, ratio), expected)
+
+
+def test_dynamic_limit_of_nan_and_infinity():
+    inf, nan = float("inf"), float("nan")
+    x = torch.tensor([[1.0, 2.0, inf], [inf, -inf, inf], [nan, 1.0, 2.0]])
+    assert reference.dynamic_limit(x, inf, 0.5)[:2].tolist() == [2.0, inf]
+    assert reference.dynamic_limit(x, 7.0, 0.75)[:2].tolist() == [7.0, 7.0]
+    assert reference.dynamic_limit(x, 7.0, 0.5)[2].isnan()
+
+
+def test_blend_by_hand_and_rounds_once():
+    x, mask = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1.0, 0.0, 0.25])
+    image, noise = torch.tensor([8.0, 8.0, 8.0]), torch.tensor([4.0, 4.0, 4.0])
+    assert reference.blend(x, mask, image, noise, 0.5, 0.25).tolist() == [1.0, 5.0, 4.0]
+    narrow = [t.to(torch.bfloat16) for t in (x, mask, image, noise)]
+    assert reference.blend(*narrow, 0.5, 0.25).dtype is torch.bfloat16
+    fine = torch.full((1,), 1.0, dtype=torch.bfloat16)
+    result = reference.blend(fine, torch.tensor([0.5]), fine, fine, 1.0, 2.0**-7)  # 1 + 2^-8, a tie, from float32
+    assert result.item() == 1.0
+
+
 # Counter, key and words of philox4x32-10, from the file kat_vectors of the Random123 distribution.
 KNOWN = [
     ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),

@@ -1,0 +1,92 @@
+// The loops of blend (../blend.h), for whichever Vec was included before this file.
+#pragma once
+
+#include <type_traits>
+
+#include "../blend.h"
+#include "operands.h"
+
+namespace pyaccel {
+namespace {
+
+// Registers of an operand of any type but float64, from element i on.
+template <int U>
+PYACCEL_HD void load_operand(const Blend& job, Blend::Operand which, int64_t i, bool stream, Vec* to) {
+  with_type(job.in_dtype[which], job.in[which], i, [&](auto p) {
+    if constexpr (sizeof(*p) != sizeof(double)) {
+      if (stream) prefetch<U * Vec::width * sizeof(*p)>(reinterpret_cast<const char*>(p) + kAhead);
+      for (int u = 0; u < U; ++u) to[u] = Vec::load(p + u * Vec::width);
+    }
+  });
+}
+
+template <int U>
+PYACCEL_HD int64_t sweep_blend(const Blend& job, int64_t i, int64_t m, int64_t end, bool stream) {
+  constexpr int step = U * Vec::width;
+  const Vec one = Vec::all(1), sigma = Vec::all(float(job.sigma));
+  for (; i + step <= end; i += step, m += step) {
+    Vec mask[U], known[U], v[U];
+    load_operand<U>(job, Blend::kNoise, i, stream, known);
+    load_operand<U>(job, Blend::kImage, i, stream, v);
+    load_operand<U>(job, Blend::kMask, m, false, mask);
+    for (int u = 0; u < U; ++u) {
+      known[u] = known[u] * sigma;
+      known[u].add_scaled(float(job.alpha), v[u]);
+      known[u] = (one - mask[u]) * known[u];
+    }
+    load_operand<U>(job, Blend::kX, i, stream, v);
+    for (int u = 0; u < U; ++u) known[u].add_product(mask[u], v[u]);
+    switch (job.out_dtype) {
+      case DType::f32:
+        store_registers<U>(known, static_cast<float*>(job.out) + i, stream);
+        break;
+      case DType::bf16:
+        store_registers<U>(known, static_cast<bf16*>(job.out) + i, stream);
+        break;
+      case DType::f16:
+        store_registers<U>(known, static_cast<f16*>(job.out) + i, stream);
+        break;
+      case DType::f64:
+        break;  // served by blend_elements
+    }
+  }
+  return i;
+}
+
+template <typename Real>
+PYACCEL_HD Real operand(const Blend& job, Blend::Operand which, int64_t i) {
+  Real x = 0;
+  with_type(job.in_dtype[which], job.in[which], i, [&](auto p) { x = Real(to_double(*p)); });
+  return x;
+}
+
+template <typename Real>
+PYACCEL_HD Real one_element(const Blend& job, int64_t i, int64_t m) {
+  return blended<Real>(operand<Real>(job, Blend::kX, i), operand<Real>(job, Blend::kImage, i),
+                       operand<Real>(job, Blend::kNoise, i), operand<Real>(job, Blend::kMask, m), Real(job.alpha),
+                       Real(job.sigma));
+}
+
+void blend_elements(const Blend& job, int64_t i, int64_t m, int64_t count, bool stream) {
+  const int64_t end = i + count, shift = m - i;
+  bool wide = job.out_dtype == DType::f64;
+  for (const DType d : job.in_dtype) wide |= d == DType::f64;
+  if (!wide) {
+    i = sweep_blend<4>(job, i, m, end, stream);
+    i = sweep_blend<1>(job, i, i + shift, end, false);
+  }
+  for (; i < end; ++i) {
+    const double value = wide ? one_element<double>(job, i, i + shift) : one_element<float>(job, i, i + shift);
+    with_type(job.out_dtype, job.out, i, [&](auto p) {
+      auto* to = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(p)>>*>(p);
+      if constexpr (sizeof(*p) == sizeof(double)) {
+        *to = value;
+      } else {
+        from_float(float(value), to);
+      }
+    });
+  }
+}
+
+}  // namespace
+}  // namespace pyaccel

@@ -1,0 +1,41 @@
+// What one instruction set offers: a function for each loop, compiled from the same sources (kernels.h).
+#pragma once
+
+#include "../blend.h"
+#include "../linear_combination.h"
+#include "../threshold.h"
+
+namespace pyaccel {
+
+struct CpuKernel {
+  const char* name;
+
+  // linear_combination: elements [begin, end) of one sample's outputs; c is that sample's [n, k]. Noise has become one
+  // of the k inputs.
+  void (*f32)(const Combination&, const float* c, int64_t begin, int64_t end, bool stream);
+  void (*f64)(const Combination&, const double* c, int64_t begin, int64_t end);
+
+  // The normals of blocks [q, q + blocks) of a stream (../philox.h), four to a block; writes a multiple of kRoundUp
+  // blocks.
+  void (*normals)(uint64_t seed, uint64_t stream, uint64_t q, int64_t blocks, float* to);
+
+  // threshold: count elements from element i on, clamped to +-s, and divided by it if so asked.
+  void (*clamp)(const Threshold&, double s, bool divide, int64_t i, int64_t count, bool stream);
+  // Counts the keys of count elements from element i on, and writes those inside of the bracket; returns their number.
+  int64_t (*sift)(const Threshold&, int64_t i, int64_t count, Bracket*, Key* inside);
+
+  // blend: count elements from element i on, and of the mask from element m on.
+  void (*blend)(const Blend&, int64_t i, int64_t m, int64_t count, bool stream);
+};
+
+extern const CpuKernel kernel_baseline;
+#if defined(PYACCEL_X86)
+extern const CpuKernel kernel_avx2;
+extern const CpuKernel kernel_avx512;
+extern const CpuKernel kernel_avx512bf16;
+#endif
+
+// Instruction sets that this build has and this machine runs, best first; null-terminated.
+const CpuKernel* const* available_kernels();
+
+}  // namespace pyaccel

@@ -1,0 +1,16 @@
+// All loops of one instruction set, for whichever Vec was included before this file.
+//
+// Each instruction set compiles this file once, in a source file of its own. Everything here has internal linkage and
+// nothing of the standard library is instantiated, so that the linker cannot put AVX-512 code in anyone else's hands.
+#pragma once
+
+#include "blend_kernel.h"
+#include "cpu_kernel.h"
+#include "linear_combination_kernel.h"
+#include "normals_kernel.h"
+#include "threshold_kernel.h"
+
+#define PYACCEL_DEFINE_CPU_KERNELS(ISA)                                                                         \
+  namespace pyaccel {                                                                                           \
+  const CpuKernel kernel_##ISA{#ISA, all_f32, stretch_f64, normals, clamp_elements, sift_keys, blend_elements}; \
+  }

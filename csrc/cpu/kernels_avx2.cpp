@@ -1,0 +1,5 @@
+#include "vector_avx2.h"
+// The kernels are written for whichever Vec comes before them.
+#include "kernels.h"
+
+PYACCEL_DEFINE_CPU_KERNELS(avx2)

@@ -1,5 +1,0 @@
-#include "vector_baseline.h"
-// The kernel is written for whichever Vec comes before it.
-#include "linear_combination_kernel.h"
-
-PYACCEL_DEFINE_CPU_KERNEL(baseline)
