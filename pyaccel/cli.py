@@ -8,6 +8,10 @@ from pathlib import Path
 import click
 
 from . import __version__
+from .commands.bench import bench
+from .commands.plan import plan
+from .commands.sample import sample
+from .commands.solvers import solvers
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -38,88 +42,22 @@ def info() -> None:
 @cli.command(short_help="Measure solvers and caches on a trained model; write a report.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("pyaccel-demo"), show_default=True)
 @click.option("--quick", is_flag=True, help="200 images a row instead of 1000: under a minute.")
+@click.option(
+    "--full", is_flag=True, help="Also the SDE with 250 steps, where the way to few steps began: ~10 minutes, not 3."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--progress/--no-progress", default=True, show_default=True)
-def demo(out: Path, quick: bool, seed: int, progress: bool) -> None:
+def demo(out: Path, quick: bool, full: bool, seed: int, progress: bool) -> None:
     """Measure solvers and caches on a trained model and write a report (HTML, pictures, JSON)."""
     from rich.console import Console
 
     from .evaluation import demo as experiment
     from .evaluation import rich_table
 
-    results = experiment.run(out, quick=quick, seed=seed, progress=progress)
+    results = experiment.run(out, quick=quick, full=full, seed=seed, progress=progress)
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(rich_table(results))
     print(f"report: {out / 'report.html'}")
-
-
-@cli.command()
-@click.option("--model", required=True, help="A model of the zoo; see: pyaccel models.")
-@click.option("--solver", default="unipc", show_default=True, help="ddim, euler, dpmpp or unipc.")
-@click.option("--steps", type=int, default=8, show_default=True)
-@click.option("--solver-order", type=int, help="Order of dpmpp (1-3) or unipc; default: the solver's own.")
-@click.option("--grid", default="uniform", show_default=True, help="uniform, quadratic, log_snr or karras.")
-@click.option("--cache", "cache_name", help="taylorseer.")
-@click.option("--interval", type=int, default=4, show_default=True, help="Of the cache: in full every N-th step.")
-@click.option("--order", type=int, default=2, show_default=True, help="Of the cache's polynomial.")
-@click.option("--count", type=int, default=64, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--classes", help="Labels to cycle through, e.g. 0,3; default: all.")
-@click.option("--guidance", type=float, default=1.0, show_default=True, help="Classifier-free guidance; 1 is none.")
-@click.option("--batch", type=int, default=250, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="FILE.png (a grid) or FILE.safetensors.")
-def sample(
-    model: str,
-    solver: str,
-    steps: int,
-    solver_order: int | None,
-    grid: str,
-    cache_name: str | None,
-    interval: int,
-    order: int,
-    count: int,
-    seed: int,
-    classes: str | None,
-    guidance: float,
-    batch: int,
-    out: Path,
-) -> None:
-    """Draw samples from a model of the zoo."""
-    if out.suffix not in (".png", ".safetensors"):
-        raise ValueError(f"--out must end in .png or .safetensors, got {str(out)!r}")
-    if batch < 1:
-        raise ValueError(f"--batch must be at least 1, got {batch}")
-
-    from . import caching, solvers, zoo
-    from .evaluation import image_grid
-    from .evaluation.sampling import generate
-    from .names import look_up
-    from .progress import progress_bar
-    from .training.checkpoints import save_tensors
-
-    denoiser = zoo.load(model, guidance=guidance)
-    options = {} if solver_order is None else {"order": solver_order}
-    plan = solvers.from_name(solver)(denoiser.schedule, steps, grid=grid, **options)
-    cache = None
-    if cache_name is not None:
-        cache = look_up("cache", cache_name, caching.CACHES)(denoiser.model, interval=interval, order=order)
-    with progress_bar(f"sampling {model}", count) as bar:
-        result = generate(
-            denoiser, plan, count, seed=seed, classes=_numbers(classes), cache=cache, batch=batch, bar=bar
-        )
-    if out.suffix == ".png":
-        image_grid(out, result.images)
-    else:
-        facts = {
-            "seconds": f"{result.seconds:.6f}",
-            "model_calls": str(result.model_calls),
-            "full_calls": str(result.full_calls),
-        }
-        save_tensors(out, {"samples": result.images, "labels": result.labels}, facts)
-    print(
-        f"{count} samples in {result.seconds:.2f} s ({result.model_calls} model calls, {result.full_calls} of them "
-        f"in full): {out}"
-    )
 
 
 @cli.command(short_help="List the zoo, with the figures of its cards.")
@@ -171,13 +109,8 @@ def train(
         sys.exit(130)
 
 
-def _numbers(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--classes must be whole numbers with commas between, e.g. 0,3; got {text!r}") from None
+for command in (bench, plan, sample, solvers):
+    cli.add_command(command)
 
 
 def main() -> None:

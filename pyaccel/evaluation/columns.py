@@ -123,6 +123,20 @@ def family(row: Row, baseline: bool = False) -> str:
     return "caching" if calls is not None and full is not None and full < calls else "few steps"
 
 
+def baseline_of(results: Mapping) -> Row:
+    """The row that all ratios are to: the one called ``results["baseline"]``, or else the first.
+
+    Raises ValueError when no row has that name.
+    """
+    rows, name = checked(results), results.get("baseline")
+    if name is None:
+        return rows[0]
+    for row in rows:
+        if row["name"] == name:
+            return row
+    raise ValueError(f"the baseline {name!r} is none of the rows {[row['name'] for row in rows]}")
+
+
 def checked(results: Mapping) -> Sequence[Row]:
     """The rows of ``results``; ValueError when there are none or one has no name."""
     rows = results.get("rows")

@@ -22,6 +22,8 @@ from .sampling import BATCH, fashion_quality, fashion_reference, generate
 
 MODEL = "fashion-dit"
 REFERENCE_STEPS = 200
+SDE_STEPS = 250
+BASELINE = "Euler, 50 steps"
 SIZES = {False: (1000, 250), True: (200, 50)}  # quick or not: images a row, images for RMSE
 WARM_UP = BATCH
 
@@ -36,8 +38,11 @@ class Method:
     cache: Callable[[], Cache] | None = None
 
 
-def methods(denoiser: Denoiser) -> list[Method]:
-    """The demo's rows, the baseline first; each cached row beside UniPC with as many full calls and no cache."""
+def methods(denoiser: Denoiser, full: bool = False) -> list[Method]:
+    """The demo's rows; each cached row beside UniPC with as many full calls and no cache.
+
+    With ``full`` two rows of the SDE come first. They have no RMSE, as they do not follow the ODE.
+    """
     schedule, model = denoiser.schedule, denoiser.model
 
     def row(name, family, solver, steps, interval=0) -> Method:
@@ -46,8 +51,13 @@ def methods(denoiser: Denoiser) -> list[Method]:
         cache = (lambda: caching.taylorseer(model, interval, order=1, warmup=1)) if interval else None
         return Method(name, family, plan, cache)
 
+    sde = [
+        row(f"Euler–Maruyama, {SDE_STEPS} steps", "SDE", "euler_maruyama", SDE_STEPS),
+        row(f"DDPM, {SDE_STEPS} steps", "SDE", "ddpm", SDE_STEPS),
+    ]
     return [
-        row("Euler, 50 steps", "baseline", "euler", 50),
+        *(sde if full else []),
+        row(BASELINE, "baseline", "euler", 50),
         row("Euler, 10 steps", "few steps", "euler", 10),
         row("DPM-Solver++(2M), 10 steps", "few steps", "dpmpp", 10),
         row("UniPC, 8 steps", "few steps", "unipc", 8),
@@ -60,10 +70,13 @@ def methods(denoiser: Denoiser) -> list[Method]:
     ]
 
 
-def run(folder: str | os.PathLike, *, quick: bool = False, seed: int = 0, progress: bool = True) -> dict:
+def run(
+    folder: str | os.PathLike, *, quick: bool = False, full: bool = False, seed: int = 0, progress: bool = True
+) -> dict:
     """Samples every row, measures it, writes the report into ``folder`` and returns the results.
 
-    1000 images a row and RMSE on the first 250 of them; with ``quick`` 200 and 50. Nothing is written before all is
+    1000 images a row and RMSE on the first 250 of them; with ``quick`` 200 and 50. ``full`` adds
+    solvers of the SDE with many steps, where the way to few steps began. Nothing is written before all is
     measured, so an interruption leaves an earlier report as it was.
     """
     count, exact = SIZES[quick]
@@ -71,7 +84,7 @@ def run(folder: str | os.PathLike, *, quick: bool = False, seed: int = 0, progre
     denoiser, precise = zoo.load(MODEL, dtype=dtype), zoo.load(MODEL, dtype=torch.float32)
     fashion_reference()  # loaded before anything is timed
     rows, pictures = [], {}
-    table = methods(denoiser)
+    table = methods(denoiser, full)
     reference_plan = solvers.unipc(precise.schedule, REFERENCE_STEPS)
     units = count * sum(m.plan.calls for m in table) + exact * reference_plan.calls
     with progress_bar("demo", units, progress) as bar:
@@ -93,15 +106,17 @@ def run(folder: str | os.PathLike, *, quick: bool = False, seed: int = 0, progre
                     "model_calls": samples.model_calls,
                     "full_calls": samples.full_calls,
                     "seconds": samples.seconds,
-                    "speedup": rows[0]["seconds"] / samples.seconds if rows else 1.0,
                     "fid": quality.fid,
                     "precision": quality.precision,
                     "recall": quality.recall,
                     "accuracy": quality.accuracy,
-                    "rmse": rmse(samples.images[:exact], truth),
+                    "rmse": None if method.plan.stochastic else rmse(samples.images[:exact], truth),
                 }
             )
             pictures[method.name] = samples.images[:20]
+    baseline = next((row for row in rows if row["name"] == BASELINE), rows[0])
+    for row in rows:
+        row["speedup"] = baseline["seconds"] / row["seconds"]
     results = {
         "title": "pyaccel demo: a diffusion transformer on Fashion-MNIST",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
@@ -114,6 +129,7 @@ def run(folder: str | os.PathLike, *, quick: bool = False, seed: int = 0, progre
             "seed": seed,
             "pyaccel": __version__,
         },
+        "baseline": baseline["name"],
         "rows": rows,
     }
     write_report(Path(folder), results, pictures)

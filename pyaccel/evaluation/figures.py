@@ -15,13 +15,13 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from PIL import Image
 
 from ..files import write_atomically
-from .columns import BY_KEY, Column, checked, family, speedup
+from .columns import BY_KEY, Column, baseline_of, checked, family, speedup
 from .labels import place_labels
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a figure: paper, text, faint text, lines, and one colour per family of methods."""
+    """Colours of a figure: paper, text, faint text, lines, and one colour per family of methods, some for the best."""
 
     paper: str
     text: str
@@ -30,17 +30,26 @@ class Theme:
     baseline: str
     few_steps: str
     caching: str
+    sde: str
+    best: tuple[str, ...]
 
     def of(self, name: str) -> str:
-        """The colour of a family; families of other names share the last one."""
-        return {"baseline": self.baseline, "few steps": self.few_steps, "caching": self.caching}.get(name, self.faint)
+        """The colour of a family; families of other names are faint."""
+        colours = {"baseline": self.baseline, "few steps": self.few_steps, "caching": self.caching, "SDE": self.sde}
+        return colours.get(name, self.faint)
 
 
 THEMES = {
-    "light": Theme("#ffffff", "#1b1f27", "#6a7280", "#e3e6eb", "#4b5563", "#2563eb", "#d9670b"),
-    "dark": Theme("#171b22", "#e8eaee", "#98a1af", "#2e3541", "#b8c0cc", "#6ea8fe", "#f5a155"),
-}
-MARKERS = {"baseline": "s", "few steps": "o", "caching": "D"}
+    "light": Theme(
+        "#ffffff", "#1b1f27", "#6a7280", "#e3e6eb", "#4b5563", "#2563eb", "#d9670b", "#8b3fd1",
+        ("#2563eb", "#d9670b", "#0b8a54", "#c2255c", "#8b3fd1", "#0c8599"),
+    ),
+    "dark": Theme(
+        "#171b22", "#e8eaee", "#98a1af", "#2e3541", "#b8c0cc", "#6ea8fe", "#f5a155", "#c29bf5",
+        ("#6ea8fe", "#f5a155", "#6fdba6", "#f783ac", "#c29bf5", "#66d9e8"),
+    ),
+}  # fmt: skip
+MARKERS = {"baseline": "s", "few steps": "o", "caching": "D", "SDE": "v"}
 
 
 def to_pixels(samples: torch.Tensor) -> np.ndarray:
@@ -87,20 +96,22 @@ def samples_figure(
     rows: Sequence[tuple[str, float | None, torch.Tensor]],
     count: int = 14,
     theme: str = "light",
+    baseline: str | None = None,
 ) -> None:
     """Writes a PNG with one line per method: its name and speed-up, and its first ``count`` samples.
 
     ``rows`` holds (name, speed-up or None, samples [M, 1 or 3, H, W] in [−1, 1]), with the same noise and labels in
-    every row: so each column shows one picture as every method draws it.
+    every row: so each column shows one picture as every method draws it. ``baseline`` names its row,
+    otherwise it is the first.
     """
     if not rows:
         raise ValueError("samples_figure needs at least one row")
-    colours = THEMES[theme]
+    colours, baseline = THEMES[theme], baseline or rows[0][0]
     label, gap = 2.45, 0.05  # inches: the text at the left, the space around a picture
     shown = min(count, max(len(samples) for _, _, samples in rows))
     side = 10.6 / shown
     width, height = label + shown * side + 0.1, 0.2 + len(rows) * side
-    figure = _figure(width, height, colours)
+    figure = new_figure(width, height, colours)
     for place, (name, speed, samples) in enumerate(rows):
         bottom = height - 0.1 - (place + 1) * side
         middle = (bottom + side / 2) / height
@@ -114,7 +125,7 @@ def samples_figure(
             )
         if speed is not None:
             y = middle + 0.17 * (top - len(lines) - 0.1) / height
-            text = "baseline" if place == 0 else f"{speedup(speed)} as fast"
+            text = "baseline" if name == baseline else f"{speedup(speed)} as fast"
             figure.text(0.12 / width, y, text, size=8.5, color=colours.faint, va="center")
         for column, picture in enumerate(to_pixels(samples[:shown])):
             x = label + column * side + gap / 2
@@ -122,7 +133,7 @@ def samples_figure(
             axes = figure.add_axes(box, xticks=[], yticks=[])
             axes.imshow(picture, interpolation="nearest", aspect="auto")
             axes.spines[:].set_visible(False)
-    _save(figure, path, colours)
+    save_figure(figure, path, colours)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -151,11 +162,12 @@ def pareto_figure(path: str | os.PathLike, results: Mapping, theme: str = "light
     other one beats in both. A row without the value, or with NaN, is left out of that panel and named below it.
     """
     rows, colours = checked(results), THEMES[theme]
-    figure = _figure(12.6, 6.4, colours)
+    figure = new_figure(12.6, 6.4, colours)
     for number, key in enumerate(("rmse", "fid")):
         axes = figure.add_axes((0.06 + 0.5 * number, 0.18, 0.425, 0.74), facecolor=colours.paper)
-        _pareto_panel(axes, rows, BY_KEY[key], colours)
-    families = dict.fromkeys(family(row, place == 0) for place, row in enumerate(rows))
+        _pareto_panel(axes, rows, baseline_of(results), BY_KEY[key], colours)
+    baseline = baseline_of(results)
+    families = dict.fromkeys(family(row, row is baseline) for row in rows)
     for name in families:
         handle = {"marker": MARKERS.get(name, "^"), "color": colours.of(name), "linestyle": "", "label": name}
         figure.axes[0].plot([], [], markersize=7, **handle)
@@ -164,16 +176,16 @@ def pareto_figure(path: str | os.PathLike, results: Mapping, theme: str = "light
         loc="lower center", ncols=len(families) + 1, frameon=False, labelcolor=colours.text, fontsize=9.5,
         bbox_to_anchor=(0.5, 0.0), handletextpad=0.5, columnspacing=2.2,
     )  # fmt: skip
-    _save(figure, path, colours)
+    save_figure(figure, path, colours)
 
 
-def _pareto_panel(axes, rows: Sequence[Mapping], column: Column, colours: Theme) -> None:
+def _pareto_panel(axes, rows: Sequence[Mapping], baseline: Mapping, column: Column, colours: Theme) -> None:
     speed = BY_KEY["speedup"]
     drawn, absent = [], []
-    for place, row in enumerate(rows):
+    for row in rows:
         x, y = speed.value(row), column.value(row)
         usable = x is not None and x > 0 and y is not None
-        (drawn if usable else absent).append((row["name"], family(row, place == 0), x, y))
+        (drawn if usable else absent).append((row["name"], family(row, row is baseline), x, y))
     what = {"rmse": "RMSE to the exact solution", "fid": "FID to the real images"}[column.key]
     axes.set_title(f"{what}, smaller is better", loc="left", color=colours.text, fontsize=11.5, weight="bold", pad=10)
     axes.set_xlabel("speed-up over the baseline, larger is better", color=colours.faint, fontsize=9.5, labelpad=6)
@@ -225,13 +237,16 @@ def _scale(axes, direction: str, values: Sequence[float], pad: tuple[float, floa
     axis.set_major_formatter(FuncFormatter(text))
 
 
-def _figure(width: float, height: float, colours: Theme) -> Figure:
+def new_figure(width: float, height: float, colours: Theme) -> Figure:
+    """An empty figure of that many inches."""
     figure = Figure(figsize=(width, height), facecolor=colours.paper)
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: str | os.PathLike, colours: Theme) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike, colours: Theme) -> None:
+    """Writes the figure as a PNG, atomically."""
+
     def write(temporary: Path) -> None:
         figure.savefig(temporary, format="png", dpi=150, facecolor=colours.paper)
 

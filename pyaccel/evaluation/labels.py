@@ -113,3 +113,27 @@ def _crossings(way, others, taken: Sequence[Bbox], unit: float) -> float:
         return 0.0
     gaps = np.linalg.norm(way[:, None] - others[None], axis=2).min(axis=0) if len(others) else np.empty(0)
     return 2.0 + 15.0 * int((gaps < 6 * unit).sum()) + 15.0 * sum(_inside(box, way) > 0 for box in taken)
+
+
+def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """``places`` moved as little as possible, in the sense of least squares, until each two are ``gap`` apart.
+
+    Their order stays. They lie between ``low`` and ``high``; where there is no room for that, the gap shrinks.
+    """
+    count = len(places)
+    if count > 1:
+        gap = min(gap, (high - low) / (count - 1))
+    order = sorted(range(count), key=lambda i: places[i])
+    # Less their rank's share of gaps, the places have to rise only: pooled averages are the nearest that do.
+    pools: list[list[float]] = []
+    for rank, i in enumerate(order):
+        pools.append([places[i] - rank * gap, 1])
+        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
+            value, weight = pools.pop()
+            pools[-1][0] = (pools[-1][0] * pools[-1][1] + value * weight) / (pools[-1][1] + weight)
+            pools[-1][1] += weight
+    rising = [value for value, weight in pools for _ in range(int(weight))]
+    result = [0.0] * count
+    for rank, i in enumerate(order):
+        result[i] = min(max(rising[rank], low), high - (count - 1) * gap) + rank * gap
+    return result

@@ -5,97 +5,46 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from .columns import COLUMNS, Row, family
+from .columns import COLUMNS, Row, baseline_of, family
+from .document import document, facts_line, figure
 
-STYLE = """
-:root { color-scheme: light dark; --paper: #f4f5f7; --card: #ffffff; --text: #1b1f27; --faint: #6a7280; --line: #e3e6eb;
-  --best: #0b7a4b; --best-paper: #e2f5ea; --baseline: #4b5563; --few: #2563eb; --caching: #d9670b; }
-@media (prefers-color-scheme: dark) { :root { --paper: #0f1217; --card: #171b22; --text: #e8eaee; --faint: #98a1af;
-  --line: #2e3541; --best: #6fdba6; --best-paper: #143626; --baseline: #b8c0cc; --few: #6ea8fe; --caching: #f5a155; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--text);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 48px 24px 64px; }
-h1 { font-size: 1.9rem; line-height: 1.2; letter-spacing: -0.02em; margin: 0 0 12px; }
-h2 { font-size: 1.1rem; margin: 44px 0 4px; }
-.lead { font-size: 1.12rem; max-width: 54em; margin: 0 0 18px; }
-.hint, .facts { color: var(--faint); font-size: 0.9rem; margin: 0 0 12px; }
-.facts span { margin-right: 1.6em; display: inline-block; }
-.facts b { font-weight: 600; color: var(--text); }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow: hidden; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
-th, td { padding: 9px 12px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
-  vertical-align: top; }
-th:first-child, td:first-child { text-align: left; padding-left: 18px; white-space: normal; min-width: 13em; }
-tbody tr:last-child td { border-bottom: 0; }
-thead th { color: var(--faint); font-weight: 600; font-size: 0.8rem; vertical-align: bottom; white-space: normal; }
-td.best .value { background: var(--best-paper); color: var(--best); font-weight: 700; border-radius: 6px;
-  padding: 2px 7px; margin-right: -7px; }
-.ratio, .note { display: block; color: var(--faint); font-size: 0.76rem; line-height: 1.3; }
-.name { font-weight: 600; }
-.dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 8px; }
-.few-steps { background: var(--few); } .caching { background: var(--caching); }
-.baseline { background: var(--baseline); } .other { background: var(--faint); }
-img { display: block; width: 100%; height: auto; }
-figure { margin: 0; padding: 10px; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 8px 22px; font-size: 0.92rem; margin: 12px 0 0; }
-dt { font-weight: 600; } dt small { color: var(--faint); font-weight: 400; }
-dd { margin: 0; color: var(--faint); }
-@media (max-width: 620px) { dl { grid-template-columns: 1fr; gap: 2px; } dd { margin-bottom: 10px; } }
-"""
 ARROWS = {"smaller": "↓", "larger": "↑", "": ""}
 
 
 def page(results: Mapping, rows: Sequence[Row], opening: str, pictures: Mapping[str, Mapping[str, str]]) -> str:
     """The page as text. ``pictures`` maps "samples" and "pareto" to {"light": base64 PNG, "dark": …} or to {}."""
-    title = escape(str(results.get("title") or "pyaccel report"))
+    baseline = baseline_of(results)
     parts = [
-        f"<h1>{title}</h1>",
         f'<p class="lead">{escape(opening)}</p>',
-        _facts(results),
-        '<div class="card scroll">' + _table(rows) + "</div>",
+        facts_line(results),
+        '<div class="card scroll">' + _table(rows, baseline) + "</div>",
         '<p class="hint" style="margin-top:10px">Marked: the best value of the column. '
-        "Small print: how many times the baseline's value, which is the first row.</p>",
-        _figure("The same pictures by every method", "One column, one noise and one class.", pictures.get("samples"),
-                "A row of samples for each method, all from the same noise"),
-        _figure("What speed costs", "Lower right is better. On the line: methods that no other one beats in both.",
-                pictures.get("pareto"), "RMSE and FID of each method against its speed-up"),
+        f"Small print: how many times the value of the baseline, {escape(baseline['name'])}.</p>",
+        figure("The same pictures by every method", "One column, one noise and one class.", pictures.get("samples"),
+               "A row of samples for each method, all from the same noise"),
+        figure("What speed costs", "Lower right is better. On the line: methods that no other one beats in both.",
+               pictures.get("pareto"), "RMSE and FID of each method against its speed-up"),
         "<h2>What the columns say</h2>",
         _legend(),
     ]  # fmt: skip
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(str(results.get("title") or "pyaccel report"), parts)
 
 
-def _facts(results: Mapping) -> str:
-    facts = dict(results.get("settings") or {})
-    if results.get("machine"):
-        facts = {"machine": results["machine"], **facts}
-    spans = "".join(f"<span>{escape(str(key))} <b>{escape(str(value))}</b></span>" for key, value in facts.items())
-    return f'<p class="facts">{spans}</p>' if spans else ""
-
-
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[Row], baseline: Row) -> str:
     head = "".join(
         f'<th scope="col" title="{escape(column.explanation)}">{escape(column.title)}&nbsp;{ARROWS[column.better]}</th>'
         for column in COLUMNS
     )
     best = {column.key: column.best(rows) for column in COLUMNS}
     body = []
-    for place, row in enumerate(rows):
-        group = family(row, place == 0)
-        kind = group.replace(" ", "-") if group in ("few steps", "caching", "baseline") else "other"
+    for row in rows:
+        group = family(row, row is baseline)
+        kind = group.replace(" ", "-") if group in ("few steps", "caching", "baseline", "SDE") else "other"
         note = f'<span class="note">{escape(str(row["note"]))}</span>' if row.get("note") else ""
         cells = [f'<td><span class="dot {kind}"></span><span class="name">{escape(row["name"])}</span>{note}</td>']
         for column in COLUMNS:
-            cell, ratio = column.cell(row), column.ratio(row, rows[0])
-            small = f'<span class="ratio">{ratio:.2f}×</span>' if place and ratio is not None else ""
+            cell, ratio = column.cell(row), column.ratio(row, baseline)
+            small = f'<span class="ratio">{ratio:.2f}×</span>' if row is not baseline and ratio is not None else ""
             marked = ' class="best"' if cell == best[column.key] else ""
             cells.append(f'<td{marked}><span class="value">{escape(cell)}</span>{small}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
@@ -103,17 +52,6 @@ def _table(rows: Sequence[Row]) -> str:
         f'<table><thead><tr><th scope="col">Method</th>{head}</tr></thead>\n<tbody>\n'
         + "\n".join(body)
         + "</tbody></table>"
-    )
-
-
-def _figure(title: str, hint: str, themes: Mapping[str, str] | None, alternative: str) -> str:
-    if not themes:
-        return ""
-    sources = {theme: f"data:image/png;base64,{data}" for theme, data in themes.items()}
-    dark = f'<source srcset="{sources["dark"]}" media="(prefers-color-scheme: dark)">' if "dark" in sources else ""
-    picture = f'<picture>{dark}<img src="{sources["light"]}" alt="{escape(alternative)}"></picture>'
-    return (
-        f'<h2>{escape(title)}</h2><p class="hint">{escape(hint)}</p><div class="card"><figure>{picture}</figure></div>'
     )
 
 

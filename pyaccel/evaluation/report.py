@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..files import write_atomically
-from .columns import BY_KEY, COLUMNS, Row, checked, seconds, speedup
+from .columns import BY_KEY, COLUMNS, Row, baseline_of, checked, seconds, speedup
 from .figures import THEMES, pareto_figure, samples_figure
 from .page import page
 
@@ -27,14 +27,15 @@ def write_report(folder: str | os.PathLike, results: Mapping, samples: Mapping[s
     """Writes results.json, samples.png, pareto.png and report.html into ``folder``; returns the path of the page.
 
     ``results`` is {"title", "machine", "settings": {…}, "rows": [{"name", "model_calls", "full_calls", "seconds",
-    "speedup", "fid", "precision", "recall", "accuracy", "rmse", optionally "note" and "family"}, …]}, the baseline
-    first; values may be missing, None or NaN (null in the JSON). ``samples`` maps a row's name to samples
-    [M, 1 or 3, H, W] in [−1, 1], of the same noise and labels in every row; rows without samples are not drawn.
+    "speedup", "fid", "precision", "recall", "accuracy", "rmse", optionally "note" and "family"}, …], optionally
+    "baseline": the name of its row, otherwise the first}; values may be missing, None or NaN (null in the JSON).
+    ``samples`` maps a row's name to samples [M, 1 or 3, H, W] in [−1, 1], of the same noise and labels in every row;
+    rows without samples are not drawn.
 
     Each file is replaced as a whole: an interruption leaves old files or new ones, never half of one. Raises ValueError
     for results without rows and for samples of an unknown name.
     """
-    rows = checked(results)
+    rows, baseline = checked(results), baseline_of(results)
     unknown = sorted(set(samples) - {row["name"] for row in rows})
     if unknown:
         raise ValueError(
@@ -52,7 +53,7 @@ def write_report(folder: str | os.PathLike, results: Mapping, samples: Mapping[s
             pareto_figure(path, results, theme=theme)
             pictures["pareto"][theme] = path.read_bytes()
             if drawn:
-                samples_figure(path, drawn, theme=theme)
+                samples_figure(path, drawn, theme=theme, baseline=baseline["name"])
                 pictures["samples"][theme] = path.read_bytes()
     for name, themes in pictures.items():
         if themes:
@@ -69,7 +70,8 @@ def write_report(folder: str | os.PathLike, results: Mapping, samples: Mapping[s
 
 def best_row(results: Mapping) -> Row | None:
     """The fastest row of the baseline's quality: FID at most 10 % above, class accuracy at most 2 points below it."""
-    baseline, *others = checked(results)
+    baseline = baseline_of(results)
+    others = [row for row in checked(results) if row is not baseline]
     fid, accuracy, speed = BY_KEY["fid"], BY_KEY["accuracy"], BY_KEY["speedup"]
 
     def equal(row: Row) -> bool:
@@ -84,11 +86,11 @@ def best_row(results: Mapping) -> Row | None:
 
 def opening(results: Mapping) -> str:
     """Two sentences: what was gained, and how to read the pictures. Plain text."""
-    baseline, best = checked(results)[0], best_row(results)
+    baseline, best = baseline_of(results), best_row(results)
     fid = BY_KEY["fid"]
     if best is None:
         first = f"No faster method here keeps within 10 % of the FID of {baseline['name']}, {fid.cell(baseline)}"
-        rivals = [row for row in results["rows"][1:] if fid.value(row) is not None]
+        rivals = [row for row in results["rows"] if row is not baseline and fid.value(row) is not None]
         if rivals:
             nearest = min(rivals, key=fid.value)
             speed = BY_KEY["speedup"].cell(nearest)
@@ -109,7 +111,7 @@ def opening(results: Mapping) -> str:
 
 def rich_table(results: Mapping) -> Table:
     """The rows as a table for the terminal, the best value of each column in green."""
-    rows = checked(results)
+    rows, baseline = checked(results), baseline_of(results)
     title = results.get("title")
     heading = Text(str(title), style="bold") if title else None
     table = Table(title=heading, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=0)
@@ -118,11 +120,12 @@ def rich_table(results: Mapping) -> Table:
     for column in COLUMNS:
         table.add_column(column.short + arrows[column.better], justify="right", no_wrap=True)
     best = {column.key: column.best(rows) for column in COLUMNS}
-    for place, row in enumerate(rows):
-        cells = [Text(row["name"], style="dim" if place == 0 else "")]
+    for row in rows:
+        plain = "dim" if row is baseline else ""
+        cells = [Text(row["name"], style=plain)]
         for column in COLUMNS:
             cell = column.cell(row)
-            cells.append(Text(cell, style="bold green" if cell == best[column.key] else "dim" if place == 0 else ""))
+            cells.append(Text(cell, style="bold green" if cell == best[column.key] else plain))
         table.add_row(*cells)
     return table
 

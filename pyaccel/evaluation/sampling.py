@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 
 from .. import zoo
@@ -19,6 +20,7 @@ from ..training.checkpoints import load_tensors
 from .quality import Quality, Reference, evaluate
 
 BATCH = 250
+_ON_THE_WAY = 0x57E9  # keeps the noise that a solver adds apart from the noise that a sample starts from
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,12 @@ def labels_of(indices: range, classes: list[int]) -> torch.Tensor:
     return torch.tensor([classes[i % len(classes)] for i in indices], dtype=torch.long)
 
 
+def noise_seeds(seed: int, indices: range) -> list[int]:
+    """For each sample the seed of the noise that a stochastic plan adds on its way, from ``seed`` and its index."""
+    words = (np.random.SeedSequence((_ON_THE_WAY, seed, i)).generate_state(1, np.uint64)[0] for i in indices)
+    return [int(word) >> 1 for word in words]
+
+
 def generate(
     denoiser: Denoiser,
     plan: Plan,
@@ -50,8 +58,9 @@ def generate(
 ) -> Samples:
     """``count`` samples of a model of the zoo by ``plan``, in batches of ``batch``, optionally with a feature cache.
 
-    Noise and label of sample i depend on seed and i alone. ``classes`` defaults to all of the model's. ``bar`` is
-    advanced by the images that are done. Seconds are those of the sampling alone.
+    Label and noise of sample i, also the noise that a stochastic plan adds on its way, depend on seed and i alone.
+    ``classes`` defaults to all of the model's. ``bar`` is advanced by the images that are done. Seconds are those of
+    the sampling alone.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
@@ -66,8 +75,9 @@ def generate(
         for first in range(0, count, batch):
             indices = range(first, min(count, first + batch))
             noise, label = sample_noise(seed, indices, shape), labels_of(indices, classes)
+            seeds = noise_seeds(seed, indices) if plan.stochastic else None
             started = time.perf_counter()
-            images.append(plan.sample(denoiser, noise, label=label))
+            images.append(plan.sample(denoiser, noise, seed=seeds, label=label))
             seconds += time.perf_counter() - started
             labels.append(label)
             if bar is not None:

@@ -123,6 +123,7 @@ def solver(
         parameters=[
             *list(inspect.signature(make, follow_wrapped=False).parameters.values())[:-1],
             *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in named),
+            *(p for p in known if p not in named),
         ]
     )
     text = inspect.cleandoc(function.__doc__ or f"{name}.")

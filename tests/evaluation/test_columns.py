@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pyaccel.evaluation.columns import BY_KEY, checked, family
+from pyaccel.evaluation.columns import BY_KEY, baseline_of, checked, family
 
 
 def row(name, calls, full):
@@ -38,3 +38,11 @@ def test_rows_need_names():
         checked({"rows": []})
     with pytest.raises(ValueError, match=r"row 1 .* no name"):
         checked({"rows": [{"name": "a"}, {"fid": 1}]})
+
+
+def test_the_baseline_is_the_first_row_or_the_one_that_is_named():
+    rows = [{"name": "a"}, {"name": "b"}]
+    assert baseline_of({"rows": rows}) is rows[0]
+    assert baseline_of({"rows": rows, "baseline": "b"}) is rows[1]
+    with pytest.raises(ValueError, match=r"'c' is none of the rows \['a', 'b'\]"):
+        baseline_of({"rows": rows, "baseline": "c"})

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pyaccel.evaluation.labels import place_labels
+from pyaccel.evaluation.labels import place_labels, spread
 
 
 def test_labels_do_not_overlap():
@@ -20,3 +20,21 @@ def test_labels_do_not_overlap():
     for i, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:i])
         assert not any(box.contains(*axes.transData.transform(point)) for point in points)
+
+
+def test_spread_keeps_order_and_distance_and_moves_little():
+    generator = np.random.default_rng(3)
+    for count in (1, 2, 30):
+        places = generator.normal(50, 10, count)
+        moved = np.array(spread(list(places), 2.0, 0.0, 100.0))
+        assert np.array_equal(np.argsort(moved), np.argsort(places))
+        assert count < 2 or np.diff(np.sort(moved)).min() > 2.0 - 1e-9
+        assert moved.min() >= 0
+        assert moved.max() <= 100
+    assert spread([10.0, 20.0], 2.0, 0.0, 100.0) == [10.0, 20.0]
+    assert spread([50.0, 50.0], 4.0, 0.0, 100.0) == [48.0, 52.0]
+    assert spread([], 2.0, 0.0, 1.0) == []
+
+
+def test_spread_shrinks_the_distance_where_there_is_no_room():
+    assert np.allclose(spread([5.0] * 11, 3.0, 0.0, 10.0), np.arange(11))

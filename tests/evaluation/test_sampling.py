@@ -3,7 +3,7 @@ import torch
 
 from pyaccel import caching, solvers, zoo
 from pyaccel.evaluation.quality import rmse
-from pyaccel.evaluation.sampling import fashion_quality, fashion_reference, generate
+from pyaccel.evaluation.sampling import fashion_quality, fashion_reference, generate, noise_seeds
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +63,14 @@ def test_quality_of_the_model_beats_that_of_noise(denoiser):
     assert good.fid < 0.5 * bad.fid
     assert good.accuracy > 0.6
     assert fashion_reference()[1].moments.count == 60000
+
+
+def test_the_noise_on_the_way_depends_on_seed_and_index_alone(denoiser):
+    plan = solvers.ddpm(denoiser.schedule, 4)
+    whole = generate(denoiser, plan, 5, seed=5, classes=[1])
+    split = generate(denoiser, plan, 5, seed=5, classes=[1], batch=2)
+    torch.testing.assert_close(whole.images, split.images, rtol=0, atol=1e-4)
+    seeds = noise_seeds(5, range(1000))
+    assert len(set(seeds)) == 1000
+    assert seeds[3:7] == noise_seeds(5, range(3, 7))
+    assert not set(seeds) & set(noise_seeds(6, range(1000)))

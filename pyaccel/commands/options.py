@@ -1,0 +1,93 @@
+"""Solvers and schedules by name, with ``key=value`` options, for ``plan`` and ``sample``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..schedules import Schedule
+    from ..solvers import Plan
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """``["order=3", "eta=0.5", "corrector=no", "variant=bh1"]`` as values: int, float, bool, a JSON list, or text.
+
+    Raises ValueError for a text without "=" and for a key given twice.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        key = key.strip().replace("-", "_")
+        if not sign or not key:
+            raise ValueError(f"an option is written as key=value, e.g. -o order=3; got {text!r}")
+        if key in options:
+            raise ValueError(f"the option {key!r} is given twice")
+        options[key] = parse_value(value.strip())
+    return options
+
+
+def parse_value(text: str) -> Any:
+    """The value that a text stands for: a number, true/false (yes/no), none, a JSON list, or the text itself."""
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        return float(text)
+    words = {"true": True, "yes": True, "false": False, "no": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{text!r} is not a JSON list: {error}") from None
+    return text
+
+
+def make_plan(name: str, schedule: Schedule, steps: int, **options) -> Plan:
+    """The Plan of the solver ``name``; options that are None are left to the solver.
+
+    Raises ValueError, with the nearest name where there is one, for a solver or an option that is not there, and for a
+    solver that has no table because it chooses its steps while it runs.
+    """
+    from .. import solvers
+    from ..names import look_up
+
+    make = solvers.from_name(name)
+    if not hasattr(make, "function"):
+        raise ValueError(
+            f"{name} chooses its steps while it runs, so there is no table of it; use it from Python: "
+            f"solvers.{name}(schedule, ...).sample(denoiser, noise)"
+        )
+    given = {key: value for key, value in options.items() if value is not None}
+    kinds = [p.kind for p in inspect.signature(make.function).parameters.values()]
+    if inspect.Parameter.VAR_KEYWORD not in kinds:  # as unic has, which hands them on to another solver
+        known = {key: key for key in inspect.signature(make).parameters if key not in ("schedule", "steps", "times")}
+        for key in given:
+            look_up(f"option of {name}", key, known)
+    return make(schedule, steps, **given)
+
+
+def make_schedule(name: str, shift: float | None = None) -> Schedule:
+    """The schedule ``name`` with the shift, where it has one.
+
+    Raises ValueError, with the nearest name, for a schedule that is not there, one without a shift if a shift is
+    given, and one that needs more than a name.
+    """
+    from ..names import look_up
+    from ..schedules import SCHEDULES
+
+    make = look_up("schedule", name, SCHEDULES)
+    parameters = inspect.signature(make).parameters
+    needed = [key for key, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    if needed:
+        raise ValueError(f"the schedule {name} needs its {', '.join(needed)}; make it in Python: schedules.{name}(...)")
+    if shift is None:
+        return make()
+    if "shift" not in parameters:
+        having = [other for other, f in SCHEDULES.items() if "shift" in inspect.signature(f).parameters]
+        raise ValueError(f"the schedule {name} has no shift; those that have one: {', '.join(having)}")
+    return make(shift=shift)

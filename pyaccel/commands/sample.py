@@ -1,0 +1,96 @@
+"""``pyaccel sample``: samples of a model of the zoo by any solver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import make_plan, parse_options
+
+
+@click.command(short_help="Draw samples from a model of the zoo.")
+@click.option("--model", required=True, help="A model of the zoo; see: pyaccel models.")
+@click.option("--solver", default="unipc", show_default=True, help="Any; see: pyaccel solvers.")
+@click.option("--steps", type=int, default=8, show_default=True)
+@click.option("--solver-order", type=int, help="The same as -o order=N; default: the solver's own.")
+@click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the solver, e.g. -o eta=0.5.")
+@click.option("--grid", help="uniform, quadratic, log_snr, karras, ...; default: the solver's own.")
+@click.option("--cache", "cache_name", help="taylorseer.")
+@click.option("--interval", type=int, default=4, show_default=True, help="Of the cache: in full every N-th step.")
+@click.option("--order", type=int, default=2, show_default=True, help="Of the cache's polynomial.")
+@click.option("--count", type=int, default=64, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all noise; sample i depends on it and i.")
+@click.option("--classes", help="Labels to cycle through, e.g. 0,3; default: all.")
+@click.option("--guidance", type=float, default=1.0, show_default=True, help="Classifier-free guidance; 1 is none.")
+@click.option("--batch", type=int, default=250, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="FILE.png (a grid) or FILE.safetensors.")
+def sample(
+    model: str,
+    solver: str,
+    steps: int,
+    solver_order: int | None,
+    options: tuple[str, ...],
+    grid: str | None,
+    cache_name: str | None,
+    interval: int,
+    order: int,
+    count: int,
+    seed: int,
+    classes: str | None,
+    guidance: float,
+    batch: int,
+    out: Path,
+) -> None:
+    """Draw samples from a model of the zoo, by any solver and optionally with a feature cache.
+
+    Models: see pyaccel models. Solvers: see pyaccel solvers; what one does step by step: see pyaccel plan NAME.
+    """
+    if out.suffix not in (".png", ".safetensors"):
+        raise ValueError(f"--out must end in .png or .safetensors, got {str(out)!r}")
+    if batch < 1:
+        raise ValueError(f"--batch must be at least 1, got {batch}")
+    settings = parse_options(options)
+    if solver_order is not None:
+        if "order" in settings:
+            raise ValueError("--solver-order and -o order= are the same; give one of them")
+        settings["order"] = solver_order
+
+    from .. import caching, zoo
+    from ..evaluation import image_grid
+    from ..evaluation.sampling import generate
+    from ..names import look_up
+    from ..progress import progress_bar
+    from ..training.checkpoints import save_tensors
+
+    denoiser = zoo.load(model, guidance=guidance)
+    plan = make_plan(solver, denoiser.schedule, steps, **{"grid": grid, **settings})
+    cache = None
+    if cache_name is not None:
+        cache = look_up("cache", cache_name, caching.CACHES)(denoiser.model, interval=interval, order=order)
+    with progress_bar(f"sampling {model}", count) as bar:
+        result = generate(
+            denoiser, plan, count, seed=seed, classes=_numbers(classes), cache=cache, batch=batch, bar=bar
+        )
+    if out.suffix == ".png":
+        image_grid(out, result.images)
+    else:
+        facts = {
+            "seconds": f"{result.seconds:.6f}",
+            "model_calls": str(result.model_calls),
+            "full_calls": str(result.full_calls),
+        }
+        save_tensors(out, {"samples": result.images, "labels": result.labels}, facts)
+    print(
+        f"{count} samples in {result.seconds:.2f} s ({result.model_calls} model calls, {result.full_calls} of them "
+        f"in full): {out}"
+    )
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--classes must be whole numbers with commas between, e.g. 0,3; got {text!r}") from None
