@@ -29,7 +29,7 @@ def aligned(elements: int) -> torch.Tensor:
     return room[skip : skip + elements].normal_().view(1, -1)
 
 
-def measure(benchmark, report, case: str, ours, peer, streams: list[torch.Tensor], out: torch.Tensor, **more):
+def measure(benchmark, report, case: str, ours, peer, streams: list[torch.Tensor], out: torch.Tensor, against: str):
     """A row: ``ours`` beside ``peer`` and beside reading ``streams`` and writing ``out``."""
     pointers, size = [t.data_ptr() for t in streams], out.numel() * 4
     ceiling = backend._native.read_write_ceiling
@@ -47,7 +47,7 @@ def measure(benchmark, report, case: str, ours, peer, streams: list[torch.Tensor
     report(
         "the maps at the end of a step, float32",
         case=case,
-        **more,
+        peer=against,
         **{
             "ours, µs": seconds["ours"] * 1e6,
             "× peer": seconds["peer"] / seconds["ours"],
@@ -68,7 +68,7 @@ def test_clamp(benchmark, report, megabytes):
         lambda: torch.clamp(x, -1.0, 1.0, out=out),
         [x],
         out,
-        peer="torch.clamp(out=)",
+        "torch.clamp(out=)",
     )
 
 
@@ -91,7 +91,7 @@ def test_dynamic_threshold(benchmark, report, megabytes):
         return out.copy_(torch.clamp(x, -s, s) / s)
 
     ours = lambda: ops.threshold(x, LIMIT, RATIO, out=out)  # noqa: E731
-    measure(benchmark, report, f"dynamic threshold, {megabytes} MB", ours, peer, [x, x], out, peer=name)
+    measure(benchmark, report, f"dynamic threshold, {megabytes} MB", ours, peer, [x, x], out, name)
 
 
 @pytest.mark.parametrize("mask", ["full mask", "[1, 1, H, W]"])
@@ -115,5 +115,5 @@ def test_blend(benchmark, report, megabytes, mask):
         peer,
         [x, image, noise, m] if mask == "full mask" else [x, image, noise],
         out,
-        peer="mul, add, lerp",
+        "mul, add, lerp",
     )
