@@ -93,6 +93,8 @@ def test_an_interrupted_demo_leaves_no_broken_file(tmp_path):
         [sys.executable, "-c", code, "demo", "--quick", "--out", str(tmp_path / "demo")],
         stderr=subprocess.PIPE,
         text=True,
+        # Who starts the tests in the background hands down that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     time.sleep(6)
     process.send_signal(signal.SIGINT)
