@@ -70,7 +70,10 @@ def test_what_reaches_the_limit_is_exactly_one(instruction_set):
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_quantiles_of_awkward_samples(data):
-    """Few different values, values sorted, and outliers: the bracket may miss, the quantile must not."""
+    """Few different values, values sorted, and outliers: the bracket may miss, the quantile must not.
+
+    All are finite in every dtype: of two infinities torch.quantile makes NaN.
+    """
     n = data.draw(st.sampled_from([9000, 40_001]))
     kind = data.draw(st.sampled_from(["ties", "clipped", "sorted", "outliers", "constant", "two"]))
     x = 3 * torch.randn(n)
@@ -78,7 +81,7 @@ def test_quantiles_of_awkward_samples(data):
         "ties": (2 * x).round(),
         "clipped": x.clamp(-2.0, 2.0),
         "sorted": x.sort().values,
-        "outliers": torch.where(torch.rand(n) < 0.001, 1e6 * x, 0.01 * x),
+        "outliers": torch.where(torch.rand(n) < 0.001, 1e3 * x, 0.01 * x),
         "constant": torch.full((n,), 2.5),
         "two": torch.where(torch.arange(n) < n // 2, 2.0, 3.0),
     }[kind][None].to(data.draw(st.sampled_from(DTYPES)))
