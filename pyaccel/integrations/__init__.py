@@ -1,0 +1,1 @@
+"""Other peoples' schedulers, pipelines and models."""

@@ -1,0 +1,203 @@
+"""Where a fused scheduler stands in its run: the state, its registers, and what it has done so far."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import Counter
+from operator import is_
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+from ...denoiser import Run, StepContext
+from ...solvers.tracing import Given, NoiseDraw, NotLinear, Slot, State, StepTable, filled, run_step
+from .arguments import Bound, Form, Times
+
+UNKNOWN_ARGUMENTS = "arguments of another kind than tensors like the sample, numbers and generators"
+WRITTEN_TO = "attributes were written to between two steps"
+MAKES_SAMPLER = "the scheduler makes its noise sampler"
+_get_ident = threading.get_ident
+
+
+class Track:
+    """The run of one fused scheduler."""
+
+    def __init__(self, original=None):
+        self.original = original
+        self.warned = False
+        self.fused_steps = 0
+        self.original_steps: Counter[str] = Counter()
+        self._inside = False
+        self._stepped: int | None = None  # the thread that steps through this run
+        self._overtaken: set[int] = set()
+        self._restart()
+
+    def _restart(self) -> None:
+        self.state: State | None = None
+        self.registers: list[torch.Tensor] = []
+        self.times: Times | None = None
+        self.refused: str | None = None
+        self.run_identity, self.done, self.first = Run(), 0, 0
+        self._values: tuple = ()
+        self._lists: list = []
+        self._versions: list = []
+
+    def begin(self, scheduler) -> None:
+        """Another run begins in this thread."""
+        me = _get_ident()
+        if self._stepped not in (None, me) and 0 < self.done < len(scheduler.timesteps) - self.first:
+            self._overtaken.add(self._stepped)
+        self._overtaken.discard(me)
+        self._stepped = None
+        self._restart()
+
+    def enter(self) -> None:
+        """One step begins; one thread at a time, and none whose run another thread has ended."""
+        me = _get_ident()
+        if self._inside or me in self._overtaken:
+            raise RuntimeError(
+                "two threads run one scheduler at once, and its state belongs to one run: give each thread a pipeline "
+                "of its own (copy.deepcopy(pipe), or type(pipe)(**components) with the same models and a deep copy of "
+                "the scheduler), or put a lock around the pipeline"
+            )
+        self._inside, self._stepped = True, me
+
+    def leave(self) -> None:
+        """The step is over."""
+        self._inside = False
+
+    def untouched(self, scheduler) -> bool:
+        """Whether the scheduler's attributes are those that the last step left."""
+        values, present = self._values, vars(scheduler)
+        if len(present) != len(values) or not all(map(is_, present.values(), values)):
+            return False
+        for held, elements in self._lists:
+            if len(held) != len(elements) or not all(map(is_, held, elements)):
+                return False
+        return all([tensor._version == version for tensor, version in self._versions])  # noqa: C419 - a generator costs more
+
+    def fits(self, bound: Bound) -> bool:
+        """Whether what the scheduler remembers has the sample's shape."""
+        if not self.registers:
+            return True
+        shape = bound.tensors[0].shape
+        return all([r.shape == shape for r in self.registers])  # noqa: C419 - a generator costs more
+
+    def run(self, scheduler, table: StepTable, form: Form, bound: Bound):
+        """The step by its table: the attributes are written, and what the original would return is returned.
+
+        Raises NotLinear, before anything happens, where there is no table.
+        """
+        if type(table) is NotLinear:
+            raise NotLinear(str(table))
+        draw = None
+        if table.order:
+            if any(_by_sampler(item) for item in table.order) and scheduler.noise_sampler is None:
+                return self._continued(scheduler, table, form, bound)
+            draw = _source(scheduler, form, bound, table)
+        results = run_step(table, self.registers + bound.tensors, draw)
+        attributes = vars(scheduler)
+        for name, template in table.updates.items():
+            kind = type(template)
+            if kind is int:
+                attributes[name] = template
+            elif kind is Slot:
+                attributes[name] = results[template.index]
+            else:
+                attributes[name] = filled(template, results, dict(zip(form.names, bound.values, strict=True)))
+        self._advance(attributes, table, results)
+        self.fused_steps += 1
+        returned = filled(table.returned, results)
+        return returned if table.returned_class is None else table.returned_class(**returned)
+
+    def _continued(self, scheduler, table: StepTable, form: Form, bound: Bound):
+        """The original's step where all of its result is known but for a noise sampler that it makes first."""
+        returned = type(scheduler)._pyaccel_class.step(scheduler, **dict(zip(form.names, bound.values, strict=True)))
+        results: list[Any] = [None] * len(table.results)
+        for name, template in table.updates.items():
+            _collect(template, vars(scheduler)[name], results)
+        self._advance(vars(scheduler), table, results)
+        self.original_steps[MAKES_SAMPLER] += 1
+        return returned
+
+    def _advance(self, attributes: dict, table: StepTable, results: list) -> None:
+        self.state = table.next
+        self.registers = results[len(results) - table.next.registers :]
+        self._values = tuple(attributes.values())
+        if table.next.registers:
+            self._lists = [(v, tuple(v)) for name in table.updates if type(v := attributes[name]) is list]
+        if self.done == 0:
+            tables = (attributes.get(name) for name in ("sigmas", "timesteps"))
+            self._versions = [(t, t._version) for t in tables if isinstance(t, torch.Tensor) and not t.is_inference()]
+            self.first = int(attributes.get("_begin_index") or 0)
+        self.done += 1
+
+    def by_the_original(self, returned, reason: str):
+        """The original's step has been taken, and why; the state has to be looked at anew."""
+        self.original_steps[reason] += 1
+        self.state = None
+        self.done += 1
+        return returned
+
+    def warn(self, scheduler_class: type) -> None:
+        """Says once that somebody writes to the scheduler's attributes."""
+        if not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"the attributes of this {scheduler_class.__name__} were written to between two steps: the original's "
+                "step takes the next one (said once)",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    # -- accounts -----------------------------------------------------------------------------------------------------
+
+    def position(self, scheduler) -> StepContext | None:
+        """See :meth:`FusedScheduler.pyaccel_position`."""
+        if getattr(scheduler, "num_inference_steps", None) is None:
+            return None
+        first = self.first or int(getattr(scheduler, "_begin_index", None) or 0)
+        times, steps = scheduler.timesteps, len(scheduler.timesteps) - first
+        if self.done >= steps:
+            return None
+        t = float(times[first + self.done]) if times.is_cpu else float("nan")  # never read from a device
+        return StepContext(self.run_identity, self.done, steps, t)
+
+    def summary(self, name: str) -> str:
+        """See :meth:`FusedScheduler.pyaccel_summary`."""
+        lines = [f"{name}: {self.fused_steps} fused steps, {self.original_steps.total()} by the original"]
+        lines += [f"  {count} × {reason}" for reason, count in self.original_steps.most_common()]
+        return "\n".join(lines)
+
+
+def _source(scheduler, form: Form, bound: Bound, table: StepTable):
+    """Draws noise as the original would: the same numbers from the same generators."""
+    sample = bound.values[form.sample]
+    generator = None if form.generator is None else bound.values[form.generator]
+
+    def draw(noise: NoiseDraw) -> torch.Tensor:
+        if noise.kind == "sampler":
+            return scheduler.noise_sampler(*noise.sigmas)
+        if noise.kind == "like":
+            return torch.randn_like(sample, dtype=noise.dtype)
+        return randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=noise.dtype)
+
+    return draw
+
+
+def _by_sampler(item) -> bool:
+    return type(item) is NoiseDraw and item.kind == "sampler"
+
+
+def _collect(template: Any, value: Any, results: list) -> None:
+    """The tensors at the slots of ``template`` in ``value``."""
+    if type(template) is Slot:
+        results[template.index] = value
+    elif type(template) is dict:
+        for key in template:
+            _collect(template[key], value[key], results)
+    elif isinstance(template, (list, tuple)) and type(template) is not Given:
+        for part, held in zip(template, value, strict=True):
+            _collect(part, held, results)
