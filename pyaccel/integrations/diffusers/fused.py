@@ -13,20 +13,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 import types
-from collections import OrderedDict
 
 import torch
 
-from ...solvers.tracing import NotLinear, Snapshot, State, state_of
+from ...solvers.tracing import NotLinear
 from . import compiled
-from .arguments import Binder, Times, bind
+from .arguments import Binder, bind
 from .track import UNKNOWN_ARGUMENTS, WRITTEN_TO, Track
-
-_STATES: OrderedDict[tuple, State] = OrderedDict()  # by class and fingerprint, the latest last
-_MOST_STATES = 256
-_lock = threading.Lock()
 
 
 class FusedScheduler:
@@ -36,7 +30,7 @@ class FusedScheduler:
 
     def __new__(cls, *args, **kwargs):
         self = object.__new__(cls)
-        object.__setattr__(self, "_pyaccel", Track())
+        _begin(self, None)
         return self
 
     def __reduce_ex__(self, protocol):
@@ -85,21 +79,30 @@ def fuse(scheduler):
 def _rebuilt(scheduler_class: type, attributes: dict, original):
     fused = object.__new__(fused_class(scheduler_class))
     vars(fused).update({k: list(v) if type(v) is list else v for k, v in attributes.items()})
-    object.__setattr__(fused, "_pyaccel", Track(original))
+    _begin(fused, original)
     return fused
+
+
+def _begin(fused, original) -> None:
+    # In slots, so that whoever copies the attributes does not copy these.
+    object.__setattr__(fused, "_pyaccel", Track(original))
+    object.__setattr__(fused, "_pyaccel_number", compiled.register(fused))
 
 
 @functools.cache
 def fused_class(scheduler_class: type) -> type:
     """The class of fused schedulers below ``scheduler_class``, with its name: what is saved can be loaded by anyone."""
-    step = functools.wraps(scheduler_class.step)(_step(scheduler_class))
+    names = tuple(inspect.signature(scheduler_class.step).parameters)[1:]
+    binder = Binder(names)
     members = {
-        "__slots__": ("_pyaccel",),
+        "__slots__": ("_pyaccel", "_pyaccel_number"),
         "__module__": scheduler_class.__module__,
         "__qualname__": scheduler_class.__qualname__,
         "__doc__": scheduler_class.__doc__,
         "_pyaccel_class": scheduler_class,
-        "step": step,
+        "_pyaccel_names": names,
+        "_pyaccel_binder": binder,
+        "step": functools.wraps(scheduler_class.step)(_step(scheduler_class, binder)),
     }
     for name in dir(scheduler_class):
         method = inspect.getattr_static(scheduler_class, name)
@@ -119,21 +122,20 @@ def _beginning(method):
     return begin
 
 
-def _step(scheduler_class: type):
-    binder = Binder(tuple(inspect.signature(scheduler_class.step).parameters)[1:])
+def _step(scheduler_class: type, binder: Binder):
     original = scheduler_class.step
     is_compiling = torch.compiler.is_compiling
 
     def step(self, *args, **kwargs):
         if is_compiling():
-            return compiled.step(self, args, kwargs)
+            return compiled.step(self, original, args, kwargs)
         track = self._pyaccel
         track.enter()
         try:
             if track.refused is not None:
                 return track.by_the_original(original(self, *args, **kwargs), track.refused)
             if track.state is None:
-                _look(self, track, scheduler_class)
+                track.look(self)
             elif not track.untouched(self):
                 track.warn(scheduler_class)
                 return track.by_the_original(original(self, *args, **kwargs), WRITTEN_TO)
@@ -152,18 +154,3 @@ def _step(scheduler_class: type):
             track.leave()
 
     return step
-
-
-def _look(scheduler, track: Track, scheduler_class: type) -> None:
-    """Finds the state that the attributes of ``scheduler`` make."""
-    snapshot = Snapshot.of(vars(scheduler))
-    key = (scheduler_class, snapshot.fingerprint())
-    with _lock:
-        state = _STATES.get(key)
-        if state is None:
-            state = _STATES[key] = state_of(scheduler_class, snapshot)
-            if len(_STATES) > _MOST_STATES:
-                _STATES.popitem(last=False)
-        else:
-            _STATES.move_to_end(key)
-    track.state, track.registers, track.times = state, snapshot.registers, Times.of(scheduler.timesteps)

@@ -12,7 +12,18 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from ...denoiser import Run, StepContext
-from ...solvers.tracing import Given, NoiseDraw, NotLinear, Slot, State, StepTable, filled, run_step
+from ...solvers.tracing import (
+    Given,
+    NoiseDraw,
+    NotLinear,
+    Slot,
+    Snapshot,
+    State,
+    StepTable,
+    filled,
+    run_step,
+    state_of,
+)
 from .arguments import Bound, Form, Times
 
 UNKNOWN_ARGUMENTS = "arguments of another kind than tensors like the sample, numbers and generators"
@@ -67,6 +78,22 @@ class Track:
     def leave(self) -> None:
         """The step is over."""
         self._inside = False
+
+    def look(self, scheduler) -> State:
+        """The state that the scheduler's attributes make, found anew where it is not known."""
+        if self.state is None:
+            if vars(scheduler).get("is_scale_input_called") is False:
+                warnings.warn(
+                    f"{type(scheduler).__name__}: call scale_model_input before step, as every pipeline does; the "
+                    "model saw samples of another size than it was trained for",
+                    UserWarning,
+                    stacklevel=4,
+                )
+            snapshot = Snapshot.of(vars(scheduler))
+            self.state = state_of(type(scheduler)._pyaccel_class, snapshot)
+            self.registers, self.times = snapshot.registers, Times.of(scheduler.timesteps)
+            self._values, self._lists = tuple(vars(scheduler).values()), []
+        return self.state
 
     def untouched(self, scheduler) -> bool:
         """Whether the scheduler's attributes are those that the last step left."""

@@ -2,7 +2,7 @@
 
 from .capture import NoiseDraw, NotLinear
 from .probing import Argument, State, StepTable, state_of
-from .running import run_step
+from .running import made_ready, run_step
 from .state import Given, Slot, Snapshot, filled
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "State",
     "StepTable",
     "filled",
+    "made_ready",
     "run_step",
     "state_of",
 ]

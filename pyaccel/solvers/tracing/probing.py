@@ -2,14 +2,15 @@
 
 A scheduler here is any object with ``step(model_output, timestep, sample, ...)``. A copy of it, in a given state, is
 handed tensors with one entry for each thing that its result may depend on (registers of its state, sample, model
-output, draws of noise, results of clamps), each a unit vector; every tensor that comes out, returned or kept, then holds
-its own coefficients. A second step on random tensors checks that nothing else was at work.
+output, draws of noise, results of clamps), each a unit vector; every tensor that comes out, returned or kept, then
+holds its own coefficients. A second step on random tensors checks that nothing else was at work.
 """
 
 from __future__ import annotations
 
 import copy
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -92,9 +93,23 @@ class State:
         return known
 
 
+_states: OrderedDict[tuple, State] = OrderedDict()  # by class and fingerprint, the latest last
+_MOST_STATES = 256
+_lock = threading.Lock()
+
+
 def state_of(scheduler_class: type, snapshot: Snapshot) -> State:
-    """The state of a scheduler that was just looked at."""
-    return State(scheduler_class, snapshot.host, len(snapshot.registers))
+    """The state of a scheduler that was just looked at; the same one for all that are in the same state."""
+    key = (scheduler_class, snapshot.fingerprint())
+    with _lock:
+        state = _states.get(key)
+        if state is None:
+            state = _states[key] = State(scheduler_class, snapshot.host, len(snapshot.registers))
+            if len(_states) > _MOST_STATES:
+                _states.popitem(last=False)
+        else:
+            _states.move_to_end(key)
+    return state
 
 
 class Performed(NamedTuple):
@@ -133,6 +148,8 @@ def perform(state: State, arguments, shape, provide: Callable[[int, torch.dtype 
     if "noise_sampler" in attributes:
         like = provide(_sample_column(state, arguments), None).dtype
         stand_ins["noise_sampler"] = lambda a, b: capture.draw("sampler", like, (float(a), float(b)))
+    if "is_scale_input_called" in attributes:  # the reminder is for who drives the scheduler
+        stand_ins["is_scale_input_called"] = True
     if clamps and hasattr(scheduler, "_threshold_sample"):
         stand_ins["_threshold_sample"] = lambda x: capture.clamp(x, _dynamic_threshold(scheduler))
     scheduler.__dict__.update(stand_ins)

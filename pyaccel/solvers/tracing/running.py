@@ -45,6 +45,7 @@ class Ready(NamedTuple):
     order: list[NoiseDraw | tuple[Combination, ClampRow]]
     combination: Combination | None
     places: list[int]
+    result_dtypes: list[torch.dtype]
 
 
 def run_step(
@@ -54,7 +55,7 @@ def run_step(
     dtypes = [t.dtype for t in columns]
     ready = table.ready
     if ready is None or ready.dtypes != dtypes:
-        ready = table.ready = _made_ready(table, dtypes)
+        ready = table.ready = made_ready(table, dtypes)
     like = columns[table.sample]
     for item in ready.order:
         if type(item) is NoiseDraw:
@@ -69,7 +70,8 @@ def run_step(
     return [columns[p] if p >= 0 else outputs[-1 - p] for p in ready.places]
 
 
-def _made_ready(table: StepTable, dtypes: list[torch.dtype]) -> Ready:
+def made_ready(table: StepTable, dtypes: list[torch.dtype]) -> Ready:
+    """The table for registers and tensors of ``dtypes``; NotLinear where the operations do not serve these."""
     made: dict[int, torch.Tensor] = {}
 
     def zeros(column: int, dtype=None) -> torch.Tensor:
@@ -96,7 +98,8 @@ def _made_ready(table: StepTable, dtypes: list[torch.dtype]) -> Ready:
             out_dtypes.append(tensor.dtype)
             known_at[id(tensor)] = -len(rows)
         places.append(known_at[id(tensor)])
-    return Ready(dtypes, order, _combination(rows, out_dtypes, column_dtypes) if rows else None, places)
+    combination = _combination(rows, out_dtypes, column_dtypes) if rows else None
+    return Ready(dtypes, order, combination, places, [t.dtype for t in done.tensors])
 
 
 def _combination(rows, out_dtypes, column_dtypes) -> Combination:
