@@ -15,6 +15,7 @@ from .reverse_sde import euler_maruyama
 from .runge_kutta import epd, heun, rho_rk, rk4
 from .sa_solver import sa_solver
 from .students import ctm, flow_map, lcm, tcd
+from .tracing import NotLinear
 from .unipc import unic, unipc
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Cost",
     "Draw",
     "ModelStatistics",
+    "NotLinear",
     "Plan",
     "Row",
     "Stage",

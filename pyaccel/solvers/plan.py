@@ -200,6 +200,31 @@ class Plan:
             conditioning=conditioning,
         )  # fmt: skip
 
+    @staticmethod
+    def trace(scheduler, steps: int | None = None, *, begin: int = 0, **step_options) -> Plan:
+        """The Plan of a scheduler object with the interface of diffusers, by probing each of its steps.
+
+        Every setting that the scheduler has is honoured, and classes that a user wrote are served as well: all that is
+        asked of a step is that it be a linear combination of the tensors that it is given and remembers.
+
+        Args:
+            scheduler: any object with ``set_timesteps``, ``timesteps`` and ``step(model_output, timestep, sample)``. It
+                is copied, and left as it is.
+            steps: for its ``set_timesteps``; None if that was called.
+            begin: start at this entry of its timesteps, as image-to-image does.
+            step_options: numbers handed to each step, such as ``eta``.
+
+        The plan's times are the scheduler's timesteps over its number of training steps (sigma for flows), and its
+        model is told the scheduler's timesteps. Noise is drawn by the Plan's own means.
+
+        Raises:
+            pyaccel.solvers.NotLinear: a ValueError that says which step is not linear and why. Clamping and dynamic
+                thresholding of the prediction of x0 become the plan's threshold.
+        """
+        from .tracing.composing import trace
+
+        return trace(scheduler, steps, begin=begin, **step_options)
+
     def cost(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Cost:
         """Calls, launches and bytes of the updates for samples of ``shape``, state and network in ``dtype``.
 

@@ -78,6 +78,12 @@ class State:
         self.steps: dict[Hashable, StepTable | NotLinear] = {}
         self._lock = threading.RLock()
 
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """The scheduler's, on the CPU."""
+        held = self.host.get("timesteps")
+        return self.scheduler_class.timesteps if held is None else held
+
     def step(self, key: Hashable, arguments: Callable[[], Sequence[Argument]]) -> StepTable | NotLinear:
         """The table of the step with ``arguments()``, known again by ``key``; or why there is none."""
         with self._lock:
@@ -184,6 +190,17 @@ def perform(state: State, arguments, shape, provide: Callable[[int, torch.dtype 
     return Performed(tensors, template, kind, following, capture, handed, {id(v) for v in changed})
 
 
+def perform_scaling(state: State, index: int) -> float:
+    """The factor by which ``scale_model_input`` multiplies the sample at entry ``index`` of the timesteps."""
+    if not hasattr(state.scheduler_class, "scale_model_input"):
+        return 1.0
+    scheduler = object.__new__(state.scheduler_class)
+    scheduler.__dict__.update(copy.deepcopy(state.host))
+    ones = torch.ones((1, 1, 2, 1), dtype=torch.float64)
+    scaled = scheduler.scale_model_input(ones, state.timesteps[index])
+    return float(scaled.reshape(-1)[0])
+
+
 def _sample_column(state: State, arguments) -> int:
     return state.registers + next(a.value for a in arguments if a.name == "sample")
 
@@ -193,7 +210,7 @@ def _value(argument: Argument, state: State, tensor: Callable[[int], torch.Tenso
         case "tensor":
             return tensor(argument.value)
         case "time":
-            return state.host["timesteps"][argument.value]
+            return state.timesteps[argument.value]
         case "scalar":
             dtype, number = argument.value
             return torch.tensor(number, dtype=dtype)
