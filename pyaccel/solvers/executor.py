@@ -55,20 +55,22 @@ def run(
         if image is not None:
             (alpha, sigma), _ = plan.ends
             (noise,) = ops.linear_combination([noise, image.to(noise)], [[1.0, alpha / sigma]], dtype=noise.dtype)
-        result = _Run(plan, denoiser, noise, source, kept).go(callback, bar, conditioning)
+        result = PlanRun(plan, denoiser, noise, source, kept).go(callback, bar, conditioning)
         if not _finite(result):
             if not _finite(noise):
                 raise FloatingPointError("the noise, or the image, has NaN or infinite values")
             # Checking every output as it comes would wait for the device at every step; a second run tells which it
             # was.
             if callback is None and not isinstance(source, GivenNoise):
-                _Run(plan, denoiser, noise, source, kept, check=True).go(None, bar, conditioning)
+                PlanRun(plan, denoiser, noise, source, kept, check=True).go(None, bar, conditioning)
             raise FloatingPointError("the sample has NaN or infinite values: one of the model's outputs had, or grew")
     return result
 
 
-class _Run:
-    """One run of a plan with one denoiser."""
+class PlanRun:
+    """One run of a plan with one denoiser; ``go`` makes its calls, or somebody else makes them between ``begin`` and
+    ``update``.
+    """
 
     def __init__(self, plan: Plan, denoiser, noise: torch.Tensor, source: KernelNoise | GivenNoise, kept, check=False):
         self.plan, self.noise, self.source, self.kept, self.check = plan, noise, source, kept, check
@@ -85,22 +87,19 @@ class _Run:
 
     def go(self, callback, bar, conditioning: dict) -> torch.Tensor:
         """The sample."""
-        plan, registers, source, kept, network = self.plan, self.registers, self.source, self.kept, self.network
+        plan, registers, kept, network = self.plan, self.registers, self.kept, self.network
         shape, device, batch = self.noise.shape, self.noise.device, len(self.noise)
-        start_draws = sorted({d for row in plan.start for d in row.noise})
-        first = self._combine(self.start, [self.noise.to(self.state), *source.tensors(start_draws)], None, None)
-        registers.update(zip((row.target for row in plan.start), first, strict=True))
-        del first
+        self.begin()
         if kept is not None:
             kept.restore(registers, plan.stages[0])
         # One tensor of all times at once: a small launch less for each step.
         model_times = torch.tensor([stage.calls[0].model_time for stage in plan.stages], dtype=torch.float64)
         times = model_times.to(device, self.state)[:, None].repeat(1, batch).unbind()
         identity, count, ahead = Run(), len(plan.stages), None
-        branches, combine, read = self.branches, self._combine, registers.__getitem__
+        branches = self.branches
         scope = _recorded if torch.autograd._profiler_enabled() else announce
 
-        for index, (stage, step) in enumerate(zip(plan.stages, self.stages, strict=True)):
+        for index, stage in enumerate(plan.stages):
             calls = stage.calls
             with scope(StepContext(identity, index, count, calls[0].t)):
                 if len(calls) == 1 and calls[0].to is None:
@@ -113,23 +112,9 @@ class _Run:
                         _refuse(output, shape, index, stage)
                     if self.check and not _finite(output):
                         raise FloatingPointError(f"{_where(index, stage)} returned NaN or infinite values")
-                if step.conversions is not None:
-                    outputs = self._thresholded(stage, step, outputs)
-                tensors = [*map(read, step.reads), *outputs]
-                if step.draws:
-                    tensors += source.tensors(step.draws)
-                results = combine(step.rows, tensors, step.writes, step.fresh)
-            if self.recycler.active:
-                del tensors, outputs, output
-                x = tensor = None
-                for target in step.writes:
-                    if target in registers and target not in self.scratch:
-                        old = registers.pop(target)
-                        self.recycler.offer(old)
-                old = None
-            for target, tensor in zip(step.writes, results, strict=False):
-                registers[target] = tensor
-            ahead = results[-1] if step.network_row >= 0 else None
+                # Whoever holds a register keeps its memory from being written again.
+                x = output = None
+                ahead = self.update(index, outputs)
             following = plan.stages[index + 1] if index + 1 < count else None
             if kept is not None:
                 kept.restore(registers, following)
@@ -142,6 +127,33 @@ class _Run:
                     ahead = None
             bar.advance(len(calls))
         return registers[plan.output].to(self.noise.dtype)
+
+    def begin(self) -> None:
+        """The start rows."""
+        start_draws = sorted({d for row in self.plan.start for d in row.noise})
+        first = self._combine(self.start, [self.noise.to(self.state), *self.source.tensors(start_draws)], None, None)
+        self.registers.update(zip((row.target for row in self.plan.start), first, strict=True))
+
+    def update(self, index: int, outputs: list[torch.Tensor]) -> torch.Tensor | None:
+        """The registers after stage ``index``, whose calls gave ``outputs``; the next call's input in the network's
+        dtype, where that is another one than the state's.
+        """
+        stage, step, registers = self.plan.stages[index], self.stages[index], self.registers
+        if step.conversions is not None:
+            outputs = self._thresholded(stage, step, outputs)
+        tensors = [*map(registers.__getitem__, step.reads), *outputs]
+        if step.draws:
+            tensors += self.source.tensors(step.draws)
+        results = self._combine(step.rows, tensors, step.writes, step.fresh)
+        if self.recycler.active:
+            del tensors, outputs
+            for target in step.writes:
+                if target in registers and target not in self.scratch:
+                    old = registers.pop(target)
+                    self.recycler.offer(old)
+        for target, tensor in zip(step.writes, results, strict=False):
+            registers[target] = tensor
+        return results[-1] if step.network_row >= 0 else None
 
     def _combine(self, rows: Rows, tensors: list, writes: list[int] | None, fresh: list[bool] | None) -> list:
         """The rows' values. What somebody outside will see is a new tensor each time: whoever kept an earlier sample

@@ -17,14 +17,19 @@ SCHEMA = 2
 
 def save(plan: Plan, path: str | os.PathLike) -> None:
     """See :meth:`Plan.save`."""
-    data = asdict(replace(plan, tensors={}))
-    del data["tensors"]
+    data = to_data(plan)
     if plan.tensors:
         data["tensors"] = sorted(plan.tensors)
         tensors = {name: tensor.contiguous() for name, tensor in plan.tensors.items()}
         write_atomically(_beside(path), lambda temporary: safetensors.torch.save_file(tensors, temporary))
-    data = {"schema": SCHEMA, "kind": "pyaccel plan", **data}
     write_atomically(path, lambda temporary: Path(temporary).write_text(json.dumps(data, indent=1)))
+
+
+def to_data(plan: Plan) -> dict:
+    """The plan as JSON has it, without its tensors."""
+    data = asdict(replace(plan, tensors={}))
+    del data["tensors"]
+    return {"schema": SCHEMA, "kind": "pyaccel plan", **data}
 
 
 def load(path: str | os.PathLike) -> Plan:
@@ -34,18 +39,8 @@ def load(path: str | os.PathLike) -> Plan:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not a whole JSON file ({error}); save the plan again") from None
-    if not isinstance(data, dict) or data.pop("kind", None) != "pyaccel plan":
-        raise ValueError(f"{path} is not a plan of pyaccel")
-    schema = data.pop("schema", None)
-    if schema != SCHEMA:
-        advice = "update pyaccel to read it" if isinstance(schema, int) and schema > SCHEMA else "make the plan anew"
-        raise ValueError(f"{path} has schema {schema!r}, this version reads {SCHEMA}; {advice}")
-    try:
-        plan = _from_data(data)
-        names = data.get("tensors", [])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); save the plan again") from None
-    _check(plan, path)
+    plan = from_data(data, path)
+    names = data.get("tensors", [])
     if names:
         if not _beside(path).exists():
             raise ValueError(f"{path} needs the tensors in {_beside(path)}, which is missing")
@@ -59,11 +54,27 @@ def load(path: str | os.PathLike) -> Plan:
     return plan
 
 
+def from_data(data, source="the data") -> Plan:
+    """The plan of :func:`to_data`; ValueError that names ``source`` when there is none in it."""
+    if not isinstance(data, dict) or data.get("kind") != "pyaccel plan":
+        raise ValueError(f"{source} is not a plan of pyaccel")
+    schema = data.get("schema")
+    if schema != SCHEMA:
+        advice = "update pyaccel to read it" if isinstance(schema, int) and schema > SCHEMA else "make the plan anew"
+        raise ValueError(f"{source} has schema {schema!r}, this version reads {SCHEMA}; {advice}")
+    try:
+        plan = _plan(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{source} is damaged ({type(error).__name__}: {error}); save the plan again") from None
+    _check(plan, source)
+    return plan
+
+
 def _beside(path: str | os.PathLike) -> Path:
     return Path(path).with_suffix(".safetensors")
 
 
-def _from_data(data: dict) -> Plan:
+def _plan(data: dict) -> Plan:
     def coefficient(c) -> float | str:
         return c if isinstance(c, str) else float(c)
 
@@ -99,17 +110,17 @@ def _from_data(data: dict) -> Plan:
     )
 
 
-def _check(plan: Plan, path) -> None:
+def _check(plan: Plan, source) -> None:
     """Every register is written before it is read: a file that was edited by hand fails here, not in the middle."""
     held: set[int] = {row.target for row in plan.start}
     for i, stage in enumerate(plan.stages):
         wanted = set(stage.reads)
         if not stage.calls or any(len(row.new) != len(stage.calls) for row in stage.rows):
-            raise ValueError(f"{path}: the rows of stage {i} do not fit its {len(stage.calls)} calls")
+            raise ValueError(f"{source}: the rows of stage {i} do not fit its {len(stage.calls)} calls")
         if not wanted <= held:
-            raise ValueError(f"{path}: stage {i} reads registers {sorted(wanted - held)} that nothing has written")
+            raise ValueError(f"{source}: stage {i} reads registers {sorted(wanted - held)} that nothing has written")
         if any(d not in range(len(plan.draws)) for d in stage.draws):
-            raise ValueError(f"{path}: stage {i} adds noise that is not among the plan's {len(plan.draws)} draws")
+            raise ValueError(f"{source}: stage {i} adds noise that is not among the plan's {len(plan.draws)} draws")
         held |= {row.target for row in stage.rows}
     if plan.output not in held or not plan.stages:
-        raise ValueError(f"{path}: the result, register {plan.output}, is never written")
+        raise ValueError(f"{source}: the result, register {plan.output}, is never written")
