@@ -63,7 +63,7 @@ def trace(scheduler, steps: int | None = None, *, begin: int = 0, **step_options
         raise ValueError(f"{name}: begin must be from 0 to {count - 1}, got {begin}")
     config = getattr(scheduler, "config", {})
     levels = _levels(scheduler, begin)
-    prediction = PREDICTIONS.get(_get(config, "prediction_type"), "flow" if _is_flow(scheduler) else "epsilon")
+    prediction = PREDICTIONS.get(_get(config, "prediction_type"), "flow" if is_flow(scheduler) else "epsilon")
     points: list[Point] = []
     for i, level in enumerate(levels):
         lam = math.log(level.alpha / level.sigma) if level.alpha > 0 and level.sigma > 0 else math.inf
@@ -166,7 +166,7 @@ def _levels(scheduler, begin: int) -> list[Level]:
     rising = len(times) > 1 and times[-1] > times[0]
     levels = []
     for i in range(begin, len(times)):
-        if _is_flow(scheduler) and sigmas is not None:
+        if is_flow(scheduler) and sigmas is not None:
             alpha, sigma, t = 1 - sigmas[i], sigmas[i], sigmas[i]
         elif sigmas is not None:
             norm = math.hypot(1.0, sigmas[i])
@@ -183,7 +183,8 @@ def _levels(scheduler, begin: int) -> list[Level]:
     return [*levels, end]
 
 
-def _is_flow(scheduler) -> bool:
+def is_flow(scheduler) -> bool:
+    """Whether the scheduler's samples are (1 − sigma)·x0 + sigma·noise."""
     config = getattr(scheduler, "config", {})
     if _get(config, "use_flow_sigmas") or _get(config, "prediction_type") == "flow_prediction":
         return True
