@@ -94,6 +94,9 @@ class Prepared:
             codes = [CODES[d] for d in in_dtypes], [CODES[d] for d in out_dtypes]
             self._run = _native.PreparedCombination(_flatten(coefficients), *codes, self.streams).run
 
+    def __reduce__(self):
+        return prepare, (self._coefficients, self.in_dtypes, self.out_dtypes, self.streams)
+
     def __call__(
         self, tensors: Sequence[Tensor], out: Sequence[Tensor], seeds: Sequence[int] | None = None
     ) -> Sequence[Tensor]:

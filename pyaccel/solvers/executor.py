@@ -76,7 +76,7 @@ class PlanRun:
         self.plan, self.noise, self.source, self.kept, self.check = plan, noise, source, kept, check
         self.state = torch.float64 if noise.dtype == torch.float64 else torch.float32
         self.network = getattr(denoiser, "dtype", None) or noise.dtype
-        self.branches = getattr(denoiser, "branches", None) or (lambda x, t, **c: [denoiser(x, t, **c)])
+        self.denoiser = denoiser
         weights = tuple(getattr(denoiser, "weights", (1.0,)))
         prediction = getattr(denoiser, "prediction", None) or plan.prediction
         binding = Binding(prediction, weights, self.state, self.network, len(noise), source.in_kernel)
@@ -96,7 +96,7 @@ class PlanRun:
         model_times = torch.tensor([stage.calls[0].model_time for stage in plan.stages], dtype=torch.float64)
         times = model_times.to(device, self.state)[:, None].repeat(1, batch).unbind()
         identity, count, ahead = Run(), len(plan.stages), None
-        branches = self.branches
+        branches = self.branches()
         scope = _recorded if torch.autograd._profiler_enabled() else announce
 
         for index, stage in enumerate(plan.stages):
@@ -127,6 +127,10 @@ class PlanRun:
                     ahead = None
             bar.advance(len(calls))
         return registers[plan.output].to(self.noise.dtype)
+
+    def branches(self) -> Callable[..., list[torch.Tensor]]:
+        """Makes a call and returns the output of each branch of guidance."""
+        return getattr(self.denoiser, "branches", None) or (lambda x, t, **c: [self.denoiser(x, t, **c)])
 
     def begin(self) -> None:
         """The start rows."""
@@ -192,7 +196,7 @@ class PlanRun:
         }
         if calls[0].to is not None:
             repeated["to"] = spread([c.to for c in calls])
-        outputs = self.branches(x, spread([c.model_time for c in calls]), **repeated)
+        outputs = self.branches()(x, spread([c.model_time for c in calls]), **repeated)
         if len(calls) == 1:
             return list(outputs)
         for output in outputs:

@@ -61,7 +61,7 @@ def fuse(scheduler):
 
     Raises TypeError for an object without ``step``, ``set_timesteps`` and ``timesteps``.
     """
-    if isinstance(scheduler, FusedScheduler):
+    if hasattr(scheduler, "pyaccel_position"):  # fused already, or a PlanScheduler
         return scheduler
     missing = [name for name in ("step", "set_timesteps", "timesteps") if not hasattr(scheduler, name)]
     parameters = [] if missing else list(inspect.signature(type(scheduler).step).parameters)

@@ -59,7 +59,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             if schedule is None:
                 raise ValueError(f"solver={solver!r} needs a schedule, such as ['flow', {{'shift': 3.0}}]")
             solvers.from_name(solver)
-            self._schedule = schedules.from_name(schedule[0], **schedule[1])
+            schedules.from_name(schedule[0], **schedule[1])
         self.register_to_config(
             plan=None if plan is None else files.to_data(plan),
             solver=solver,
@@ -122,15 +122,19 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
 
     def _made(self, schedule=None, **grid) -> Plan:
         make = solvers.from_name(self.config.solver)
-        return make(schedule or self._schedule, prediction=self.config.prediction, **grid, **self.config.options)
+        if schedule is None:
+            name, parameters = self.config.schedule
+            schedule = schedules.from_name(name, **parameters)
+        return make(schedule, prediction=self.config.prediction, **grid, **self.config.options)
 
     def _made_of_levels(self, sigmas, count: int | None, mu: float | None) -> Plan:
-        if self._schedule.name != "flow":
-            raise ValueError(f"sigmas and mu are for flows, and this scheduler's schedule is {self._schedule.name}")
+        name, parameters = self.config.schedule
+        if name != "flow":
+            raise ValueError(f"sigmas and mu are for flows, and this scheduler's schedule is {name}")
         if sigmas is None:
             sigmas = [1 - i / count for i in range(count)]
         levels = torch.as_tensor(sigmas, dtype=torch.float64)
-        shift = self._schedule.parameters["shift"] if mu is None else float(torch.tensor(mu).double().exp())
+        shift = parameters["shift"] if mu is None else float(torch.tensor(mu).double().exp())
         levels = shift * levels / (1 + (shift - 1) * levels)
         return self._made(schedules.flow(), times=[*levels.tolist(), 0.0])
 
@@ -217,6 +221,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         if sample is not self._result:  # ours is the same in more digits
             run.registers[stage.calls[0].input] = sample.to(run.state)
         run.update(self._position, [model_output])
+        self._generator = None
         self._position += 1
         self._step_index += 1
         left = run.plan.stages[self._position :]
@@ -228,8 +233,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("call set_timesteps before step")
         index = self._begin_index if self._begin_index is not None else self._index_of(timestep)
         plan = self._plan if index == 0 else self._rest(index)
+        self._drawn = sample.shape, sample.device, torch.promote_types(sample.dtype, torch.float32)
+        source = GivenNoise(plan, self._draw)
         like = SimpleNamespace(dtype=model_output.dtype, prediction=self.config.prediction)
-        source = GivenNoise(plan, lambda _: self._noise(sample))
         self._run = run = PlanRun(plan, like, sample, source, None)
         self._step_index, self._position = index, 0
         first = {row.target: row.new[0] for row in plan.start}
@@ -247,9 +253,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         schedule = schedules.from_name(self._plan.schedule[0], **self._plan.schedule[1])
         return self._made(schedule, times=list(self._plan.times[index // self.order :]))
 
-    def _noise(self, sample: torch.Tensor) -> torch.Tensor:
-        dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
-        return randn_tensor(sample.shape, generator=self._generator, device=sample.device, dtype=dtype)
+    def _draw(self, _) -> torch.Tensor:
+        shape, device, dtype = self._drawn
+        return randn_tensor(shape, generator=self._generator, device=device, dtype=dtype)
 
     # -- for caches ---------------------------------------------------------------------------------------------------
 
