@@ -89,7 +89,7 @@ class Track:
                     UserWarning,
                     stacklevel=4,
                 )
-            snapshot = Snapshot.of(vars(scheduler))
+            snapshot = Snapshot(vars(scheduler))
             self.state = state_of(type(scheduler)._pyaccel_class, snapshot)
             self.registers, self.times = snapshot.registers, Times.of(scheduler.timesteps)
             self._values, self._lists = tuple(vars(scheduler).values()), []

@@ -70,7 +70,7 @@ def trace(scheduler, steps: int | None = None, *, begin: int = 0, **step_options
         points.append(
             Point(level.t, level.alpha, level.sigma, lam, level.model_time, i, points[-1] if points else None)
         )
-    state = state_of(scheduler_class, Snapshot.of(vars(scheduler)))
+    state = state_of(scheduler_class, Snapshot(vars(scheduler)))
     tables, scalings = [], []
     for i in range(begin, count):
         scalings.append(perform_scaling(state, i))

@@ -110,7 +110,7 @@ def state_of(scheduler_class: type, snapshot: Snapshot) -> State:
     with _lock:
         state = _states.get(key)
         if state is None:
-            state = _states[key] = State(scheduler_class, snapshot.host, len(snapshot.registers))
+            state = _states[key] = State(scheduler_class, snapshot.host(), len(snapshot.registers))
             if len(_states) > _MOST_STATES:
                 _states.popitem(last=False)
         else:

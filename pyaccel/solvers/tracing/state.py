@@ -10,8 +10,8 @@ from __future__ import annotations
 import collections
 import copy
 import types
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +43,7 @@ _IMMUTABLE = (
     bool, int, float, complex, str, bytes, type(None), dict, types.FunctionType, type, torch.dtype, torch.device,
     torch.Size, np.generic, Slot, Given, SizeFrom,
 )  # fmt: skip
+_ATOMS = {bool, int, float, str, bytes, type(None), Slot, Given, SizeFrom}
 
 
 def mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
@@ -95,53 +96,76 @@ def _immutable(value: Any) -> bool:
     return isinstance(value, _IMMUTABLE)
 
 
-@dataclass(frozen=True)
 class Snapshot:
-    """The attributes of an object, registers taken out. ``host`` may be probed: nobody else refers to what it holds."""
+    """The attributes of an object, registers taken out.
 
-    host: dict[str, Any]
-    registers: list[torch.Tensor]
+    Registers are the real floating-point tensors with two dimensions or more; constants have fewer.
+    """
 
-    @staticmethod
-    def of(attributes: dict[str, Any]) -> Snapshot:
-        """Registers are the real floating-point tensors with two dimensions or more; constants have fewer."""
-        registers: list[torch.Tensor] = []
+    def __init__(self, attributes: dict[str, Any]):
+        self.registers: list[torch.Tensor] = []
         numbers: dict[int, int] = {}
 
         def leaf(value):
             if isinstance(value, torch.Tensor) and value.dim() >= 2 and value.is_floating_point():
                 if id(value) not in numbers:
-                    numbers[id(value)] = len(registers)
-                    registers.append(value)
+                    numbers[id(value)] = len(self.registers)
+                    self.registers.append(value)
                 return Slot(numbers[id(value)])
-            return private(value)
+            return value
 
-        host = {name: mapped(value, leaf) for name, value in attributes.items() if name != "noise_sampler"}
+        self._attributes = {name: mapped(value, leaf) for name, value in attributes.items()}
         if "noise_sampler" in attributes:  # whatever it is, it is asked for noise
-            host["noise_sampler"] = None
-        return Snapshot(host, registers)
+            self._attributes["noise_sampler"] = None
+
+    def host(self) -> dict[str, Any]:
+        """The attributes as they may be probed: nobody else refers to what they hold."""
+        return {name: mapped(value, private) for name, value in self._attributes.items()}
 
     def fingerprint(self) -> tuple:
         """Equal for states of which the same steps have the same tables."""
-        return tuple((name, _print(value)) for name, value in self.host.items())
+        return tuple([(name, _print(value)) for name, value in self._attributes.items()])
+
+
+_prints: dict[int, tuple[weakref.ref, int, Any]] = {}
+
+
+def _remembered(value: Any, version: int, make: Callable[[], Any]) -> Any:
+    """``make()``, made once for each object and version: constants of a thousand entries are the same in every run."""
+    known = _prints.get(id(value))
+    if known is not None and known[0]() is value and known[1] == version:
+        return known[2]
+    key, result = id(value), make()
+    _prints[key] = weakref.ref(value, lambda _: _prints.pop(key, None)), version, result
+    return result
 
 
 def _print(value: Any):
     kind = type(value)
+    if kind in _ATOMS:
+        return kind, value
     if isinstance(value, torch.Tensor):
-        if value.dtype == torch.bfloat16:
-            value = value.view(torch.int16)
-        return str(value.dtype), tuple(value.shape), value.numpy().tobytes()
+        version = -1 if value.is_inference() else value._version  # these know no versions
+        return _tensor_print(value) if version < 0 else _remembered(value, version, lambda: _tensor_print(value))
     if isinstance(value, np.ndarray):
         return str(value.dtype), value.shape, value.tobytes()
     if kind in (list, tuple, collections.deque):
-        return kind.__name__, tuple(map(_print, value))
+        return kind, tuple(map(_print, value))
     if isinstance(value, dict):
-        return kind.__name__, tuple((k, _print(v)) for k, v in value.items())
+        if kind is not dict:  # a frozen configuration
+            return _remembered(value, 0, lambda: (kind, tuple((k, _print(v)) for k, v in value.items())))
+        return kind, tuple((k, _print(v)) for k, v in value.items())
     if hasattr(value, "__dict__") and not isinstance(value, (type, types.FunctionType)):
         return kind, tuple((k, _print(v)) for k, v in vars(value).items())
     try:
         hash(value)
     except TypeError:
         return "object", id(value)
-    return kind.__name__, value
+    return kind, value
+
+
+def _tensor_print(value: torch.Tensor) -> tuple:
+    value = value.detach().cpu()
+    if value.dtype == torch.bfloat16:
+        value = value.view(torch.int16)
+    return str(value.dtype), tuple(value.shape), value.numpy().tobytes()
