@@ -1,0 +1,183 @@
+"""Copies, pickles and saved folders of accelerated pipelines, and threads."""
+
+import copy
+import json
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import diffusers
+import pytest
+import torch
+
+import pyaccel
+
+from .pipelines import EXAMPLES
+
+NAMES = ["stable-diffusion", "sdxl", "sd3", "flux", "wan"]
+some_pipelines = pytest.mark.parametrize("example", [EXAMPLES[name] for name in NAMES], ids=NAMES)
+
+
+@some_pipelines
+def test_deep_copies_are_independent(example):
+    pipe = pyaccel.accelerate(example.pipe())
+    images = example.run(pipe)
+    other = copy.deepcopy(pipe)
+    assert type(other.scheduler) is type(pipe.scheduler)
+    assert other.scheduler is not pipe.scheduler
+    assert torch.equal(example.run(other), images)
+
+    assert not hasattr(pyaccel.restore(other).scheduler, "pyaccel_original")
+    plain = example.run(example.pipe())
+    assert torch.equal(example.run(other), plain)
+    assert torch.equal(example.run(pipe), images)  # still accelerated
+    pyaccel.restore(pipe)
+    assert torch.equal(example.run(pipe), plain)
+
+
+def test_a_copy_between_two_steps_goes_on_by_itself():
+    example = EXAMPLES["stable-diffusion"]
+    pipe, copies = pyaccel.accelerate(example.pipe()), []
+
+    def copy_it(pipe, step, time, tensors):
+        if step == 2:
+            copies.append(copy.deepcopy(pipe))
+        return tensors
+
+    images = example.run(pipe, callback_on_step_end=copy_it)
+    assert torch.equal(example.run(copies[0]), images)
+
+
+def test_shallow_copies_share_everything_and_cannot_restore():
+    pipe = pyaccel.accelerate(EXAMPLES["stable-diffusion"].pipe())
+    shallow = copy.copy(pipe)
+    with pytest.raises(ValueError, match="not accelerated"):
+        pyaccel.restore(shallow)
+    pyaccel.restore(pipe)
+
+
+@some_pipelines
+def test_pickles(example):
+    pipe = pyaccel.accelerate(example.pipe())
+    images = example.run(pipe)
+    loaded = pickle.loads(pickle.dumps(pipe))
+    assert torch.equal(example.run(loaded), images)
+    pyaccel.restore(loaded)
+    assert torch.equal(example.run(loaded), example.run(example.pipe()))
+    pyaccel.restore(pipe)
+
+
+@some_pipelines
+def test_saved_folders_are_those_of_the_original(example, tmp_path):
+    plain, pipe = example.pipe(), pyaccel.accelerate(example.pipe())
+    example.run(pipe)
+    for name, thing in (("plain", plain), ("accelerated", pipe)):
+        thing.save_pretrained(tmp_path / name)
+    for file in ("model_index.json", "scheduler/scheduler_config.json"):
+        before, after = (json.loads((tmp_path / name / file).read_text()) for name in ("plain", "accelerated"))
+        assert before == after
+    loaded = type(plain).from_pretrained(tmp_path / "accelerated", **_absent(plain))
+    assert type(loaded.scheduler) is type(plain.scheduler)
+    loaded.set_progress_bar_config(disable=True)
+    # Loaded weights lie elsewhere in memory, which alone changes how matrices are multiplied.
+    assert torch.allclose(example.run(loaded), example.run(plain), atol=1e-4)
+
+
+def _absent(pipe) -> dict:
+    return {name: None for name, part in pipe.components.items() if part is None}
+
+
+def test_to_another_dtype_and_device():
+    example = EXAMPLES["sd3"]
+    pipe = pyaccel.accelerate(example.pipe())
+    images = example.run(pipe)
+    assert pipe.to("cpu", torch.float64) is pipe
+    wide = {key: value.double() for key, value in example.arguments().items() if "embeds" in key}
+    assert example.run(pipe, **wide).dtype == torch.float64
+    pipe.to(torch.float32)
+    assert torch.equal(example.run(pipe), images)
+
+
+def test_threads_with_a_copy_each():
+    example = EXAMPLES["stable-diffusion"]
+    pipe = pyaccel.accelerate(example.pipe())
+    right = [example.run(pipe, seed=seed) for seed in range(4)]
+    pipes = [copy.deepcopy(pipe) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            images = list(pool.map(lambda seed: example.run(pipes[seed], seed=seed), range(4)))
+            assert all(map(torch.equal, images, right))
+
+
+def test_a_thread_whose_run_another_one_ends_is_told():
+    example = EXAMPLES["stable-diffusion"]
+    pipe = pyaccel.accelerate(example.pipe())
+    right = example.run(pipe, seed=1)
+    halfway, other_is_done = threading.Event(), threading.Event()
+
+    def wait(pipe, step, time, tensors):
+        if step == 2:
+            halfway.set()
+            other_is_done.wait(timeout=20)
+        return tensors
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(lambda: example.run(pipe, callback_on_step_end=wait))
+        assert halfway.wait(timeout=20)
+        images = example.run(pipe, seed=1)
+        other_is_done.set()
+        with pytest.raises(RuntimeError, match="two threads run one scheduler at once"):
+            first.result(timeout=20)
+    assert torch.equal(images, right)
+    assert torch.equal(example.run(pipe, seed=1), right)  # and it works again
+
+
+@pytest.mark.xfail(strict=False, reason="a run that has begun but not stepped is not known to belong to a thread")
+def test_threads_that_begin_together_are_right_or_told():
+    example = EXAMPLES["stable-diffusion"]
+    pipe = pyaccel.accelerate(example.pipe())
+    right = [example.run(pipe, seed=seed, num_inference_steps=6 + seed) for seed in range(2)]
+    for _ in range(3):
+        results = _together(lambda seed: example.run(pipe, seed=seed, num_inference_steps=6 + seed), pipe)
+        assert all(
+            "two threads" in str(r) if isinstance(r, Exception) else torch.equal(r, images)
+            for r, images in zip(results, right, strict=True)
+        )
+        assert torch.equal(example.run(pipe, seed=0), right[0])
+
+
+def _together(call, pipe) -> list:
+    """What two calls give, or raise, that wait for each other before the first call of the model."""
+    barrier, model = threading.Barrier(2), pipe.unet
+
+    def wait(*_):
+        if getattr(met, "done", False) is False:
+            met.done = True
+            barrier.wait(timeout=5)
+
+    def outcome(seed):
+        try:
+            return call(seed)
+        except Exception as error:
+            return error
+
+    met = threading.local()
+    handle = model.register_forward_pre_hook(wait)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(outcome, range(2)))
+    finally:
+        handle.remove()
+
+
+def test_pipelines_that_share_their_models_run_side_by_side():
+    example = EXAMPLES["stable-diffusion"]
+    first = pyaccel.accelerate(example.pipe())
+    second = diffusers.StableDiffusionPipeline(
+        **first.components | {"scheduler": copy.deepcopy(first.scheduler)}, requires_safety_checker=False
+    )
+    second.set_progress_bar_config(disable=True)
+    right = [example.run(first, seed=seed) for seed in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        images = list(pool.map(lambda pair: example.run(pair[1], seed=pair[0]), enumerate((first, second))))
+    assert all(map(torch.equal, images, right))
