@@ -52,6 +52,7 @@ class Track:
         self.refused: str | None = None
         self.run_identity, self.done, self.first = Run(), 0, 0
         self._values: tuple = ()
+        self._stepped_here = False  # whether the registers are what a fused step left
         self._lists: list = []
         self._versions: list = []
 
@@ -92,7 +93,7 @@ class Track:
             snapshot = Snapshot(vars(scheduler))
             self.state = state_of(type(scheduler)._pyaccel_class, snapshot)
             self.registers, self.times = snapshot.registers, Times.of(scheduler.timesteps)
-            self._values, self._lists = tuple(vars(scheduler).values()), []
+            self._values, self._lists, self._stepped_here = tuple(vars(scheduler).values()), [], False
         return self.state
 
     def untouched(self, scheduler) -> bool:
@@ -107,10 +108,10 @@ class Track:
 
     def fits(self, bound: Bound) -> bool:
         """Whether what the scheduler remembers has the sample's shape."""
-        if not self.registers:
-            return True
         shape = bound.tensors[0].shape
-        return all([r.shape == shape for r in self.registers])  # noqa: C419 - a generator costs more
+        if self._stepped_here:  # then all of them are like the last sample
+            return not self.registers or self.registers[0].shape == shape
+        return all(r.shape == shape for r in self.registers)
 
     def run(self, scheduler, table: StepTable, form: Form, bound: Bound):
         """The step by its table: the attributes are written, and what the original would return is returned.
@@ -126,16 +127,17 @@ class Track:
             draw = _source(scheduler, form, bound, table)
         results = run_step(table, self.registers + bound.tensors, draw)
         attributes = vars(scheduler)
-        for name, template in table.updates.items():
-            kind = type(template)
-            if kind is int:
-                attributes[name] = template
-            elif kind is Slot:
-                attributes[name] = results[template.index]
-            else:
-                attributes[name] = filled(template, results, dict(zip(form.names, bound.values, strict=True)))
+        attributes.update(table.constants)
+        for name, index in table.slots:
+            attributes[name] = results[index]
+        if table.others:
+            given = dict(zip(form.names, bound.values, strict=True))
+            for name, template in table.others:
+                attributes[name] = filled(template, results, given)
         self._advance(attributes, table, results)
         self.fused_steps += 1
+        if table.returns:
+            return tuple(results[: table.returns])
         returned = filled(table.returned, results)
         return returned if table.returned_class is None else table.returned_class(**returned)
 
@@ -152,9 +154,8 @@ class Track:
     def _advance(self, attributes: dict, table: StepTable, results: list) -> None:
         self.state = table.next
         self.registers = results[len(results) - table.next.registers :]
-        self._values = tuple(attributes.values())
-        if table.next.registers:
-            self._lists = [(v, tuple(v)) for name in table.updates if type(v := attributes[name]) is list]
+        self._values, self._stepped_here = tuple(attributes.values()), True
+        self._lists = [(held := attributes[name], tuple(held)) for name in table.lists]
         if self.done == 0:
             tables = (attributes.get(name) for name in ("sigmas", "timesteps"))
             self._versions = [(t, t._version) for t in tables if isinstance(t, torch.Tensor) and not t.is_inference()]
@@ -204,12 +205,17 @@ def _source(scheduler, form: Form, bound: Bound, table: StepTable):
     sample = bound.values[form.sample]
     generator = None if form.generator is None else bound.values[form.generator]
 
+    device = sample.device
+    direct = generator is None or (type(generator) is torch.Generator and generator.device == device)
+
     def draw(noise: NoiseDraw) -> torch.Tensor:
         if noise.kind == "sampler":
             return scheduler.noise_sampler(*noise.sigmas)
         if noise.kind == "like":
             return torch.randn_like(sample, dtype=noise.dtype)
-        return randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=noise.dtype)
+        if direct:  # what randn_tensor comes to
+            return torch.randn(sample.shape, generator=generator, device=device, dtype=noise.dtype)
+        return randn_tensor(sample.shape, generator=generator, device=device, dtype=noise.dtype)
 
     return draw
 

@@ -20,7 +20,7 @@ import torch
 from ... import ops
 from ..plan import Threshold
 from .capture import Capture, Clamp, NoiseDraw, NotLinear
-from .state import Given, SizeFrom, Slot, Snapshot, _immutable, _print, leaves, mapped
+from .state import CONTAINERS, Given, SizeFrom, Slot, Snapshot, _immutable, _print, leaves, mapped
 
 SPARE = 12  # unit vectors beside those of what the step is given: for draws and clamps, and one for constants
 
@@ -63,6 +63,17 @@ class StepTable:
     arguments: tuple[Argument, ...]
     next: State
     ready: Any = field(default=None, repr=False)  # for the dtypes of the last run, see running.py
+
+    def __post_init__(self):
+        # The updates by kind, so that a step has little to decide: single tensors, values, and what is made anew.
+        self.slots = [(name, t.index) for name, t in self.updates.items() if type(t) is Slot]
+        filled_in = (Slot, Given, SizeFrom, *CONTAINERS)
+        self.constants = {name: t for name, t in self.updates.items() if type(t) not in filled_in}
+        known = self.constants.keys() | {name for name, _ in self.slots}
+        self.others = [(name, template) for name, template in self.updates.items() if name not in known]
+        first = self.returned if isinstance(self.returned, tuple) else ()
+        self.returns = len(first) if first == tuple(Slot(i) for i in range(len(first))) else 0  # the first results
+        self.lists = [name for name, template in self.updates.items() if type(template) is list]
 
     @property
     def columns(self) -> int:

@@ -77,9 +77,9 @@ def filled(template: Any, tensors, given: dict[str, Any] | None = None) -> Any:
     if kind is SizeFrom:
         return given["sample"].shape[template.first :]
     if kind is list:
-        return [filled(v, tensors, given) for v in template]
-    if kind is tuple:
-        return tuple([filled(v, tensors, given) for v in template])
+        return [
+            tensors[v.index] if type(v) is Slot else None if v is None else filled(v, tensors, given) for v in template
+        ]
     if kind in CONTAINERS:
         return mapped(template, lambda v: filled(v, tensors, given))
     return template
