@@ -13,14 +13,16 @@ import torch
 import pyaccel
 
 from .pipelines import EXAMPLES
+from .speeds import speeds
 
 NAMES = ["stable-diffusion", "sdxl", "sd3", "flux", "wan"]
 some_pipelines = pytest.mark.parametrize("example", [EXAMPLES[name] for name in NAMES], ids=NAMES)
 
 
+@speeds
 @some_pipelines
-def test_deep_copies_are_independent(example):
-    pipe = pyaccel.accelerate(example.pipe())
+def test_deep_copies_are_independent(example, options):
+    pipe = pyaccel.accelerate(example.pipe(), **options)
     images = example.run(pipe)
     other = copy.deepcopy(pipe)
     assert type(other.scheduler) is type(pipe.scheduler)
@@ -35,9 +37,10 @@ def test_deep_copies_are_independent(example):
     assert torch.equal(example.run(pipe), plain)
 
 
-def test_a_copy_between_two_steps_goes_on_by_itself():
+@speeds
+def test_a_copy_between_two_steps_goes_on_by_itself(options):
     example = EXAMPLES["stable-diffusion"]
-    pipe, copies = pyaccel.accelerate(example.pipe()), []
+    pipe, copies = pyaccel.accelerate(example.pipe(), **options), []
 
     def copy_it(pipe, step, time, tensors):
         if step == 2:
@@ -48,17 +51,19 @@ def test_a_copy_between_two_steps_goes_on_by_itself():
     assert torch.equal(example.run(copies[0]), images)
 
 
-def test_shallow_copies_share_everything_and_cannot_restore():
-    pipe = pyaccel.accelerate(EXAMPLES["stable-diffusion"].pipe())
+@speeds
+def test_shallow_copies_share_everything_and_cannot_restore(options):
+    pipe = pyaccel.accelerate(EXAMPLES["stable-diffusion"].pipe(), **options)
     shallow = copy.copy(pipe)
     with pytest.raises(ValueError, match="not accelerated"):
         pyaccel.restore(shallow)
     pyaccel.restore(pipe)
 
 
+@speeds
 @some_pipelines
-def test_pickles(example):
-    pipe = pyaccel.accelerate(example.pipe())
+def test_pickles(example, options):
+    pipe = pyaccel.accelerate(example.pipe(), **options)
     images = example.run(pipe)
     loaded = pickle.loads(pickle.dumps(pipe))
     assert torch.equal(example.run(loaded), images)
@@ -67,9 +72,10 @@ def test_pickles(example):
     pyaccel.restore(pipe)
 
 
+@speeds
 @some_pipelines
-def test_saved_folders_are_those_of_the_original(example, tmp_path):
-    plain, pipe = example.pipe(), pyaccel.accelerate(example.pipe())
+def test_saved_folders_are_those_of_the_original(example, options, tmp_path):
+    plain, pipe = example.pipe(), pyaccel.accelerate(example.pipe(), **options)
     example.run(pipe)
     for name, thing in (("plain", plain), ("accelerated", pipe)):
         thing.save_pretrained(tmp_path / name)
@@ -87,9 +93,10 @@ def _absent(pipe) -> dict:
     return {name: None for name, part in pipe.components.items() if part is None}
 
 
-def test_to_another_dtype_and_device():
+@speeds
+def test_to_another_dtype_and_device(options):
     example = EXAMPLES["sd3"]
-    pipe = pyaccel.accelerate(example.pipe())
+    pipe = pyaccel.accelerate(example.pipe(), **options)
     images = example.run(pipe)
     assert pipe.to("cpu", torch.float64) is pipe
     wide = {key: value.double() for key, value in example.arguments().items() if "embeds" in key}
@@ -98,9 +105,10 @@ def test_to_another_dtype_and_device():
     assert torch.equal(example.run(pipe), images)
 
 
-def test_threads_with_a_copy_each():
+@speeds
+def test_threads_with_a_copy_each(options):
     example = EXAMPLES["stable-diffusion"]
-    pipe = pyaccel.accelerate(example.pipe())
+    pipe = pyaccel.accelerate(example.pipe(), **options)
     right = [example.run(pipe, seed=seed) for seed in range(4)]
     pipes = [copy.deepcopy(pipe) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -109,9 +117,10 @@ def test_threads_with_a_copy_each():
             assert all(map(torch.equal, images, right))
 
 
-def test_a_thread_whose_run_another_one_ends_is_told():
+@speeds
+def test_a_thread_whose_run_another_one_ends_is_told(options):
     example = EXAMPLES["stable-diffusion"]
-    pipe = pyaccel.accelerate(example.pipe())
+    pipe = pyaccel.accelerate(example.pipe(), **options)
     right = example.run(pipe, seed=1)
     halfway, other_is_done = threading.Event(), threading.Event()
 
@@ -170,9 +179,10 @@ def _together(call, pipe) -> list:
         handle.remove()
 
 
-def test_pipelines_that_share_their_models_run_side_by_side():
+@speeds
+def test_pipelines_that_share_their_models_run_side_by_side(options):
     example = EXAMPLES["stable-diffusion"]
-    first = pyaccel.accelerate(example.pipe())
+    first = pyaccel.accelerate(example.pipe(), **options)
     second = diffusers.StableDiffusionPipeline(
         **first.components | {"scheduler": copy.deepcopy(first.scheduler)}, requires_safety_checker=False
     )
