@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,6 +70,28 @@ def make_plan(name: str, schedule: Schedule, steps: int, **options) -> Plan:
         for key in given:
             look_up(f"option of {name}", key, known)
     return make(schedule, steps, **given)
+
+
+def traced_plan(path: Path, steps: int, **settings) -> Plan:
+    """The Plan of the scheduler that a scheduler_config.json describes.
+
+    Raises ValueError for a file that does not describe one, and for settings: a scheduler has its own.
+    """
+    from ..solvers import Plan
+
+    given = [key for key, value in settings.items() if value is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)}: the scheduler in {path} has its own settings; edit the file")
+    try:
+        import diffusers
+    except ImportError:
+        raise ValueError("schedulers need diffusers: pip install 'pyaccel-diffusion[diffusers]'") from None
+    try:
+        config = json.loads(path.read_text())
+        scheduler_class = getattr(diffusers, config["_class_name"])
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} does not describe a scheduler of diffusers: it needs a _class_name") from None
+    return Plan.trace(scheduler_class.from_config(config), steps)
 
 
 def make_schedule(name: str, shift: float | None = None) -> Schedule:

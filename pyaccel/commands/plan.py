@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import make_plan, make_schedule, parse_options
+from .options import make_plan, make_schedule, parse_options, traced_plan
 
 if TYPE_CHECKING:
     from ..solvers import Plan
@@ -19,7 +19,7 @@ LATENT = (1, 4, 64, 64)
 @click.command(short_help="Print a solver's table of coefficients; draw it; save it.")
 @click.argument("name")
 @click.option("--steps", type=int, default=8, show_default=True, help="Intervals of the time grid.")
-@click.option("--schedule", default="flow", show_default=True, help="E.g. flow, vp_linear, vp_cosine, edm, ve.")
+@click.option("--schedule", help="E.g. flow, vp_linear, vp_cosine, edm, ve; default: flow.")
 @click.option("--shift", type=float, help="Of a schedule that has one, such as flow.")
 @click.option("--grid", help="uniform, quadratic, log_snr, karras, ...; default: the solver's own.")
 @click.option("--prediction", help="What the model returns: epsilon, sample, v or flow; default: by the schedule.")
@@ -30,7 +30,7 @@ LATENT = (1, 4, 64, 64)
 def plan(
     name: str,
     steps: int,
-    schedule: str,
+    schedule: str | None,
     shift: float | None,
     grid: str | None,
     prediction: str | None,
@@ -41,18 +41,19 @@ def plan(
 ) -> None:
     """Print the table of a solver: its points, its coefficients and what it costs.
 
+    NAME is a solver of pyaccel (see pyaccel solvers), or the scheduler_config.json of a pipeline of diffusers, whose
+    scheduler is then probed and turned into a table.
+
     r0, r1, … are the tensors that a run holds, m(r0) is the model's prediction at r0, and ξ0, ξ1, … are draws of noise.
-    Solvers: see pyaccel solvers.
     """
-    picture = None if plot is None else Path(plot or f"{name}.png")
+    picture = None if plot is None else Path(plot or f"{Path(name).stem}.png")
     if picture is not None and picture.suffix != ".png":
         raise ValueError(f"--plot must end in .png, got {str(picture)!r}")
-    table = make_plan(
-        name,
-        make_schedule(schedule, shift),
-        steps,
-        **{"grid": grid, "prediction": prediction, **parse_options(options)},
-    )
+    settings = {"grid": grid, "prediction": prediction, **parse_options(options)}
+    if name.endswith(".json"):
+        table = traced_plan(Path(name), steps, schedule=schedule, shift=shift, **settings)
+    else:
+        table = make_plan(name, make_schedule(schedule or "flow", shift), steps, **settings)
     if picture is not None:
         from ..evaluation.plan_figure import plan_figure
 

@@ -52,3 +52,16 @@ def test_draws(pyaccel, tmp_path, arguments, name):
 )
 def test_mistakes(mistake, arguments, words):
     mistake(words, "plan", *arguments)
+
+
+def test_the_scheduler_of_a_pipeline(pyaccel, tmp_path):
+    diffusers = pytest.importorskip("diffusers", reason="the test extra has it")
+    scheduler = diffusers.DPMSolverMultistepScheduler(solver_order=3)
+    scheduler.save_pretrained(tmp_path)
+    result = pyaccel("plan", "scheduler_config.json", "--steps", 5, "--save", "plan.json")
+    assert "DPMSolverMultistepScheduler: 5 steps, 5 model calls, 3 registers" in result.stdout
+    assert solvers.Plan.load(tmp_path / "plan.json") == solvers.Plan.trace(scheduler, 5)
+    assert "has its own settings" in pyaccel("plan", "scheduler_config.json", "--grid", "karras").stderr
+    (tmp_path / "scheduler_config.json").write_text("{}")
+    assert "does not describe a scheduler" in pyaccel("plan", "scheduler_config.json").stderr
+    assert "No such file" in pyaccel("plan", "elsewhere.json").stderr
