@@ -70,17 +70,18 @@ def accelerate(
     models = parts.denoisers(pipe_or_model) if is_pipeline else {"": parts.unwrapped(pipe_or_model)}
     if cache is not None:
         record.caches, record.refused = _made(cache, cache_options, models)
-    if is_pipeline and scheduler:
+    schedulers = parts.schedulers(pipe_or_model) if is_pipeline else {}
+    if schedulers and scheduler:
         from .diffusers import fuse
 
-        pairs = {name: (original, fuse(original)) for name, original in parts.schedulers(pipe_or_model).items()}
+        pairs = {name: (original, fuse(original)) for name, original in schedulers.items()}
         record.schedulers = {name: pair for name, pair in pairs.items() if pair[0] is not pair[1]}
     with contextlib.ExitStack() as undo:
         for made in record.caches.values():
             made.attach()
             undo.callback(made.detach)
             if is_pipeline:
-                made.follow(Position(owner))
+                made.follow(Position(owner, tuple(schedulers)))
         for name, (original, fused) in record.schedulers.items():
             setattr(pipe_or_model, name, fused)
             undo.callback(setattr, pipe_or_model, name, original)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..denoiser import StepContext
-from . import parts
 
 ATTRIBUTE = "_pyaccel_record"
 
@@ -38,16 +37,20 @@ class Link:
 
 @dataclass(frozen=True)
 class Position:
-    """Where the run of a pipeline stands: what its present scheduler says, if that is a fused one."""
+    """Where the run of a pipeline stands: what its present scheduler says, if that is a fused one.
+
+    ``names`` are the attributes in which the pipeline keeps its schedulers.
+    """
 
     pipe: Link
+    names: tuple[str, ...] = ("scheduler",)
 
     def __call__(self) -> StepContext | None:
         pipe = self.pipe()
         if pipe is None:
             return None
         # Where a pipeline has several schedulers, their runs follow each other.
-        asked = [getattr(s, "pyaccel_position", None) for s in parts.schedulers(pipe).values()]
+        asked = [getattr(getattr(pipe, name, None), "pyaccel_position", None) for name in self.names]
         under_way = [context for ask in asked if ask is not None and (context := ask()) is not None]
         return under_way[0] if len(under_way) == 1 else None
 

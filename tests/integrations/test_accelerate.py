@@ -190,3 +190,25 @@ def test_the_summary_is_a_table_of_plain_text():
     assert "\x1b" not in str(summary)
     assert max(map(len, lines)) <= 120
     assert summary.rows[0].part == "scheduler"
+
+
+def test_modular_pipelines():
+    from diffusers.modular_pipelines.flux import FluxAutoBlocks
+
+    example, blocks = EXAMPLES["flux"], FluxAutoBlocks()
+    del blocks.sub_blocks["text_encoder"]
+    pipe, parts = blocks.init_pipeline(), example.pipe().components
+    pipe.update_components(**{name: parts[name] for name in ("transformer", "vae", "scheduler")})
+    arguments = {name: value for name, value in example.arguments().items() if "negative" not in name}
+    del arguments["true_cfg_scale"]
+
+    def run():
+        return pipe(**arguments, generator=torch.Generator().manual_seed(0), output="images")
+
+    plain = run()
+    pyaccel.accelerate(pipe)
+    assert torch.allclose(run(), plain, atol=2e-6)
+    assert "6 fused steps" in str(pyaccel.summary(pipe))
+    pyaccel.restore(pipe)
+    assert torch.equal(run(), plain)
+    assert pipe.scheduler is parts["scheduler"]
