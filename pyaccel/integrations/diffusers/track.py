@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from operator import is_
 from typing import Any
 
 import torch
@@ -98,12 +97,14 @@ class Track:
 
     def untouched(self, scheduler) -> bool:
         """Whether the scheduler's attributes are those that the last step left."""
-        values, present = self._values, vars(scheduler)
-        if len(present) != len(values) or not all(map(is_, present.values(), values)):
-            return False
-        for held, elements in self._lists:
-            if len(held) != len(elements) or not all(map(is_, held, elements)):
+        try:  # identical objects are equal without a comparison; others may have no truth value
+            if tuple(vars(scheduler).values()) != self._values:
                 return False
+            for held, elements in self._lists:
+                if tuple(held) != elements:
+                    return False
+        except Exception:
+            return False
         return all([tensor._version == version for tensor, version in self._versions])  # noqa: C419 - a generator costs more
 
     def fits(self, bound: Bound) -> bool:
