@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .record import Record
 
@@ -32,7 +33,7 @@ class Report:
         for heading in ("part", "what", "done"):
             table.add_column(heading, overflow="fold")
         for row in self.rows:
-            table.add_row(row.part, row.what, row.done)
+            table.add_row(*(Text(words) for words in (row.part, row.what, row.done)))  # Text: no markup in them
         return table
 
     def __str__(self) -> str:
