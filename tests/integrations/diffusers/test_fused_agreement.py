@@ -14,14 +14,12 @@ NOISES = list(torch.randn((200, *SHAPE), generator=GENERATOR).bfloat16().half().
 START = torch.randn(SHAPE, generator=GENERATOR).bfloat16().half().double()
 
 
-def outcome(make, dtype, step_options):
-    """The trajectory in float64, or the error."""
+def outcome(scheduler, dtype, step_options):
+    """The trajectory, in float64 numbers, or the error."""
     try:
-        with quiet():
-            scheduler = make()
-        return scheduler, trajectory(scheduler, START.to(dtype), STEPS, step_options, NOISES).double()
+        return trajectory(scheduler, START.to(dtype), STEPS, step_options, NOISES).double()
     except Exception as error:
-        return None, error
+        return error
 
 
 def distance(a, b):
@@ -36,14 +34,15 @@ def distance(a, b):
 def test_trajectories(name):
     report, unfused = [], {}
     for number, (options, step_options) in enumerate(variants(name)):
-
-        def make(options=options):
-            return getattr(diffusers, name)(**options)
-
-        _, exact = outcome(make, torch.float64, step_options)
+        try:
+            with quiet():
+                scheduler = getattr(diffusers, name)(**options)
+        except (ValueError, NotImplementedError, ImportError):
+            continue  # the class refuses this combination
+        exact = outcome(scheduler, torch.float64, step_options)
         for dtype in (torch.float32, (torch.float16, torch.bfloat16)[number % 2]):
-            _, original = outcome(make, dtype, step_options)
-            scheduler, fused = outcome(lambda make=make: fuse(make()), dtype, step_options)
+            original, same = outcome(scheduler, dtype, step_options), fuse(scheduler)
+            fused = outcome(same, dtype, step_options)
             if isinstance(original, Exception) or isinstance(fused, Exception):
                 assert (type(original), str(original)) == (type(fused), str(fused)), (options, dtype)
                 continue
@@ -51,7 +50,7 @@ def test_trajectories(name):
                 continue  # known to go wrong there
             own, ours, apart = distance(original, exact), distance(fused, exact), distance(fused, original)
             report.append((own, ours, apart, dtype, options, step_options))
-            for reason, count in scheduler._pyaccel.original_steps.items():
+            for reason, count in same._pyaccel.original_steps.items():
                 unfused[reason] = unfused.get(reason, 0) + count
     worst = max(report, key=lambda r: r[2] / max(2 * r[0], 1e-6))
     print(f"\n{name}: {len(report)} runs; worst: original to float64 {worst[0]:.1e}, fused to float64 {worst[1]:.1e}, "
