@@ -215,7 +215,8 @@ class Plan:
             step_options: numbers handed to each step, such as ``eta``.
 
         The plan's times are the scheduler's timesteps over its number of training steps (sigma for flows), and its
-        model is told the scheduler's timesteps. Noise is drawn by the Plan's own means.
+        model is told the scheduler's timesteps. Noise is drawn by the Plan's own means; calls whose output the
+        scheduler does not use are left out.
 
         Raises:
             pyaccel.solvers.NotLinear: a ValueError that says which step is not linear and why. Clamping and dynamic

@@ -87,7 +87,7 @@ def trace(scheduler, steps: int | None = None, *, begin: int = 0, **step_options
     for i, (table, scaling) in enumerate(zip(tables, scalings, strict=True)):
         x, registers = _step(b, table, scaling, x, registers, points[i], points[i + 1], prediction, name)
     options = {k: v for k, v in step_options.items() if isinstance(v, (bool, int, float, str))}
-    return _without_idle_draws(b.plan(x, solver=name, options={"begin": begin, **options} if begin else options))
+    return _without_idle(b.plan(x, solver=name, options={"begin": begin, **options} if begin else options))
 
 
 def _step(b, table: StepTable, scaling, x, registers, here, there, prediction, name) -> tuple[Value, list[Value]]:
@@ -114,17 +114,28 @@ def _step(b, table: StepTable, scaling, x, registers, here, there, prediction, n
             f"{name} goes on with a prediction both as it was and clamped, where a Plan holds one of them; "
             "pyaccel.integrations.diffusers.fuse serves it"
         )
-    values = [b.combine([(c, v) for c, v in zip(row, columns, strict=True) if c != 0.0]) for row in table.results]
+    values = [_value(b, row, columns) for row in table.results]
     return values[0], values[len(values) - table.next.registers :]
 
 
-def _without_idle_draws(plan: Plan) -> Plan:
-    """The plan without the noise that a scheduler draws and then multiplies with 0, or keeps and never uses."""
+def _value(b: _Traced, row: tuple[float, ...], columns: list[Value | None]) -> Value:
+    """The combination, or the very value that a scheduler only moved from one attribute to another."""
+    terms = [(c, v) for c, v in zip(row, columns, strict=True) if c != 0.0]
+    if len(terms) == 1 and terms[0][0] == 1.0 and not isinstance(terms[0][1], _Noise):
+        return terms[0][1]
+    return b.combine(terms)
+
+
+def _without_idle(plan: Plan) -> Plan:
+    """The plan without the noise that a scheduler draws and multiplies with 0, and without calls whose output it does
+    not use (PNDM's last one).
+    """
     used = sorted({d for stage in plan.stages for d in stage.draws})
     numbers = {d: i for i, d in enumerate(used)}
     stages = tuple(
         replace(stage, rows=tuple(replace(r, noise={numbers[d]: c for d, c in r.noise.items()}) for r in stage.rows))
         for stage in plan.stages
+        if stage.rows
     )
     return replace(plan, stages=stages, draws=tuple(plan.draws[d] for d in used))
 

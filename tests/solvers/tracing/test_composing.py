@@ -65,6 +65,19 @@ def test_the_scheduler_is_left_as_it_is():
     assert Plan.trace(scheduler).calls == 4
 
 
+def test_nothing_is_copied():
+    """What a scheduler moves from one place of its history to another stays in its register."""
+    for name, registers in (
+        ("UniPCMultistepScheduler", 4),
+        ("DPMSolverMultistepScheduler", 2),
+        ("LMSDiscreteScheduler", 5),
+    ):
+        plan = Plan.trace(made(name), 8)
+        assert plan.registers == registers
+        rows = [row for stage in plan.stages for row in stage.rows]
+        assert not any(list(row.reads.values()) == [1.0] and set(row.new) == {0.0} for row in rows)
+
+
 def test_another_prediction_of_the_model_is_converted():
     """A traced plan knows alpha and sigma at its calls, so a Denoiser may predict something else."""
     scheduler = made("DPMSolverMultistepScheduler")
