@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from torch import nn
 from .. import caching
 from ..names import look_up
 from . import parts
-from .record import Link, Position, Record, erase, record_of, write
+from .record import LikeCache, Link, Position, Record, erase, record_of, write
 from .report import Report, report
 
 T = TypeVar("T")
@@ -66,22 +67,21 @@ def accelerate(
         raise ValueError("nothing to do: scheduler=False, and no cache is named")
 
     owner = Link(pipe_or_model)
-    record = Record(owner)
+    record = Record(owner, is_pipeline)
     models = parts.denoisers(pipe_or_model) if is_pipeline else {"": parts.unwrapped(pipe_or_model)}
     if cache is not None:
-        record.caches, record.refused = _made(cache, cache_options, models)
+        record.caches, record.makers, record.refused = _made(cache, cache_options, models)
     schedulers = parts.schedulers(pipe_or_model) if is_pipeline else {}
     if schedulers and scheduler:
         from .diffusers import fuse
 
         pairs = {name: (original, fuse(original)) for name, original in schedulers.items()}
         record.schedulers = {name: pair for name, pair in pairs.items() if pair[0] is not pair[1]}
+    if is_pipeline:
+        record.position = Position(owner, tuple(schedulers))
     with contextlib.ExitStack() as undo:
-        for made in record.caches.values():
-            made.attach()
-            undo.callback(made.detach)
-            if is_pipeline:
-                made.follow(Position(owner, tuple(schedulers)))
+        record.attach()
+        undo.callback(record.detach)
         for name, (original, fused) in record.schedulers.items():
             setattr(pipe_or_model, name, fused)
             undo.callback(setattr, pipe_or_model, name, original)
@@ -96,8 +96,7 @@ def restore(pipe_or_model: T) -> T:
     A scheduler that was assigned after ``accelerate`` stays. Raises ValueError for what is not accelerated.
     """
     record = _needed(pipe_or_model)
-    for made in reversed(record.caches.values()):
-        made.detach()
+    record.detach()
     for name, (original, fused) in record.schedulers.items():
         if getattr(pipe_or_model, name, None) is fused:
             setattr(pipe_or_model, name, original)
@@ -123,8 +122,8 @@ def _needed(thing: Any) -> Record:
     return record
 
 
-def _made(cache: Any, options: dict, models: dict[str, nn.Module]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The caches by name of their model, and the reasons of models that a cache finds no place in."""
+def _made(cache: Any, options: dict, models: dict[str, nn.Module]) -> tuple[dict, dict, dict[str, str]]:
+    """The caches by name of their model, what makes them, and why a model has none."""
     if not models:
         raise ValueError(
             "none of the pipeline's models takes a time, so it is not known which one denoises; make a cache for it "
@@ -133,7 +132,8 @@ def _made(cache: Any, options: dict, models: dict[str, nn.Module]) -> tuple[dict
     if isinstance(cache, caching.Cache):
         if options:
             raise TypeError(f"{', '.join(options)}: options belong where this cache was made, not here")
-        return {_place(cache, models): cache}, {}
+        name = _place(cache, models)
+        return {name: cache}, {name: LikeCache(cache, tuple(cache.where))}, {}
     if isinstance(cache, str):
         make = look_up("cache", cache, caching.CACHES)
         _check_options(cache, make, options)
@@ -141,19 +141,20 @@ def _made(cache: Any, options: dict, models: dict[str, nn.Module]) -> tuple[dict
         make = cache
     else:
         raise TypeError(f"cache must be a name, a Cache or a function from a model to a Cache, got {cache!r}")
+    make = functools.partial(make, **options)
     caches, refused, errors = {}, {}, []
     for name, model in models.items():
         try:
-            caches[name] = make(model, **options)
+            caches[name] = make(model)
         except ValueError as error:
             refused[name] = str(error)
             errors.append(error)
             continue
         if not isinstance(caches[name], caching.Cache):
-            raise TypeError(f"cache={make!r} must return a pyaccel.caching.Cache, got {caches[name]!r}")
+            raise TypeError(f"cache={make.func!r} must return a pyaccel.caching.Cache, got {caches[name]!r}")
     if not caches:
         raise errors[0]
-    return caches, refused
+    return caches, dict.fromkeys(caches, make), refused
 
 
 def _place(cache: caching.Cache, models: dict[str, nn.Module]) -> str:

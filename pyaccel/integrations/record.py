@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
+from .. import caching
 from ..denoiser import StepContext
 
 ATTRIBUTE = "_pyaccel_record"
@@ -59,14 +65,89 @@ class Position:
 class Record:
     """What was done, and how it was before.
 
-    ``schedulers`` are (original, fused) by name, ``caches`` by the name of their model, and ``refused`` says why a
-    model has no cache.
+    ``schedulers`` are (original, fused) by name. ``caches`` are those on the models, by name of the model, and
+    ``makers`` make each of them anew: a copy of a model is an uncached one, so the record of a copied pipeline puts
+    new caches on the copied models. A copy of a bare model has no record. ``refused`` says why a model has no cache.
     """
 
     owner: Link
+    whole: bool  # a pipeline, not a bare model
     schedulers: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     caches: dict[str, Any] = field(default_factory=dict)
+    makers: dict[str, Callable[[nn.Module], Any]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    position: Position | None = None
+
+    def attach(self) -> None:
+        """Puts every cache on its model; all of them or, after an error, none."""
+        with contextlib.ExitStack() as undo:
+            for cache in self.caches.values():
+                with inside_of_hooks(cache.model):
+                    cache.attach()
+                undo.callback(cache.detach)
+                cache.follow(self.position)
+            undo.pop_all()
+
+    def detach(self) -> None:
+        """Takes them off, but for those that somebody has taken off by hand."""
+        for cache in reversed(self.caches.values()):
+            if cache.attached:
+                cache.follow(None)
+                cache.detach()
+
+    def __reduce_ex__(self, protocol):
+        # None for a bare model: it is not there as a whole while its attributes are being copied.
+        return super().__reduce_ex__(protocol) if self.whole else (type(None), ())
+
+    def __getstate__(self) -> dict:
+        models = {name: (cache.model, cache.attached) for name, cache in self.caches.items()}
+        return vars(self) | {"caches": models}
+
+    def __setstate__(self, state: dict) -> None:
+        models = state["caches"]
+        vars(self).update(state)
+        self.caches = {name: self.makers[name](model) for name, (model, attached) in models.items() if attached}
+        self.attach()
+
+
+@dataclass(frozen=True)
+class LikeCache:
+    """Makes a cache like one that was handed over ready-made; in a deep copy, with the sites of the copied model."""
+
+    cache: Any
+    sites: tuple
+
+    def __call__(self, model: nn.Module) -> Any:
+        old = self.cache
+        return caching.attach(old.method, model, where=self.sites, when=old.when, how=old.how, steps=old.steps)
+
+    def __deepcopy__(self, memo: dict) -> LikeCache:
+        return LikeCache(self.cache, copy.deepcopy(self.sites, memo))
+
+    def __reduce__(self):
+        raise TypeError(
+            f"a pipeline with a ready-made cache ({self.cache.method}) cannot be pickled: give accelerate() its name "
+            "and options instead, or restore() the pipeline first"
+        )
+
+
+@contextlib.contextmanager
+def inside_of_hooks(model: nn.Module):
+    """Within this, ``model.forward`` is what a hook of accelerate calls, and not the hook.
+
+    What is put there stays when the hook goes. Model offload takes its hooks away at the end of each call of a
+    pipeline and puts new ones there; what was around them would be lost.
+    """
+    attributes = vars(model)
+    hooked = attributes.get("forward")
+    if hooked is None or "_old_forward" not in attributes:
+        yield
+        return
+    model.forward = model._old_forward
+    try:
+        yield
+    finally:
+        model._old_forward, model.forward = model.forward, hooked
 
 
 def record_of(thing: Any) -> Record | None:

@@ -83,17 +83,25 @@ def test_strength(name, strength):
         assert distance(images, example.run(example.pipe(), **changes)) < 0.25
 
 
-@pytest.mark.parametrize("changes", [{"guidance_rescale": 0.7}, {"eta": 0.5}, {"timesteps": [900, 600, 400, 200, 50]}])
+@pytest.mark.parametrize("changes", [{"guidance_rescale": 0.7}, {"timesteps": [900, 600, 400, 200, 50]}])
 def test_other_arguments(changes):
     example = EXAMPLES["stable-diffusion"]
-    pipe = example.pipe()
-    if "eta" in changes:
-        pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
-    plain = example.run(pipe, **changes)
-    pyaccel.accelerate(pipe, **CACHED)
+    plain = example.run(example.pipe(), **changes)
+    pipe = cached(example)
     images = example.run(pipe, **changes)
     assert 0 < distance(images, plain) < 0.25
     assert torch.equal(example.run(pipe, **changes), images)
+
+
+def test_noise_within_steps():
+    example = EXAMPLES["stable-diffusion"]
+    pipes = [example.pipe(), example.pipe()]
+    for pipe, scheduler in zip(pipes, (True, False), strict=True):
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+        pyaccel.accelerate(pipe, scheduler=scheduler, **CACHED)
+    fused, original = (example.run(pipe, eta=0.5) for pipe in pipes)
+    assert torch.equal(example.run(pipes[0], eta=0.5), fused)
+    assert (fused - original).abs().max() <= 1e-5 * original.abs().max()
 
 
 def test_callbacks_edit_the_latents_and_interrupt():

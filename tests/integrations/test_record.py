@@ -77,7 +77,7 @@ def test_the_position_is_that_of_the_scheduler_which_runs():
 def test_records_belong_to_one_thing():
     pipe = Pipe()
     assert record_of(pipe) is None
-    write(pipe, record := Record(Link(pipe)))
+    write(pipe, record := Record(Link(pipe), True))
     assert record_of(pipe) is record
     assert record_of(copy.copy(pipe)) is None
     copied = copy.deepcopy(pipe)

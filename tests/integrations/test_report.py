@@ -23,7 +23,9 @@ class Cache:
 def made():
     pipe = Pipe()
     pipe.scheduler = Fused()
-    record = Record(Link(pipe), {"scheduler": (None, pipe.scheduler)}, {"unet": Cache()}, {"prior": "nothing [there]"})
+    record = Record(
+        Link(pipe), True, {"scheduler": (None, pipe.scheduler)}, {"unet": Cache()}, {}, {"prior": "nothing [there]"}
+    )
     return pipe, record
 
 
