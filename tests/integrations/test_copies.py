@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import pyaccel
+from pyaccel import caching
 
 from .pipelines import EXAMPLES
 from .speeds import CACHED, needs_caches, speeds
@@ -217,3 +218,70 @@ def test_pipelines_that_share_their_cached_models_side_by_side():
         results = _together(lambda n: example.run(pipes[n], seed=n), first)
         assert all(isinstance(r, torch.Tensor) for r in results)
         assert all(map(torch.equal, results, right))
+
+
+@needs_caches
+def test_copies_have_caches_of_their_own():
+    example = EXAMPLES["wan"]
+    pipe = pyaccel.accelerate(example.pipe(), **CACHED)
+    images = example.run(pipe)
+    other = copy.deepcopy(pipe)
+    before = str(pyaccel.summary(pipe))
+    assert torch.equal(example.run(other), images)
+    assert str(pyaccel.summary(pipe)) == before
+    pyaccel.restore(pipe)
+    assert torch.equal(example.run(other), images)
+    assert torch.equal(example.run(copy.deepcopy(other)), images)  # a copy of a copy
+
+
+@needs_caches
+def test_copies_with_described_sites_and_with_a_ready_made_cache():
+    example = EXAMPLES["sd3"]
+    options = {name: value for name, value in CACHED.items() if name != "cache"}
+    for ready_made in (False, True):
+        pipe = example.pipe()
+        sites = caching.branches(pipe.transformer)[:3]
+        if ready_made:
+            pyaccel.accelerate(pipe, cache=caching.taylorseer(pipe.transformer, where=sites, **options))
+        else:
+            pyaccel.accelerate(pipe, where=sites, **CACHED)
+        images = example.run(pipe)
+        other = copy.deepcopy(pipe)
+        pyaccel.restore(pipe)
+        assert torch.equal(example.run(other), images)
+        plain = pyaccel.restore(other)
+        assert not torch.equal(example.run(plain), images)
+    pyaccel.accelerate(pipe, cache=caching.taylorseer(pipe.transformer))
+    with pytest.raises(
+        TypeError, match=r"a ready-made cache \(taylorseer.*cannot be pickled: give accelerate\(\) its name"
+    ):
+        pickle.dumps(pipe)
+
+
+@needs_caches
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_bare_model_is_an_uncached_one(duplicate):
+    pipe = EXAMPLES["sd3"].pipe()
+    plain = EXAMPLES["sd3"].run(pipe)
+    model = pyaccel.accelerate(pipe.transformer, interval=2, warmup=1)
+    images = EXAMPLES["sd3"].run(pipe)
+    pipe.transformer = duplicate(model)
+    assert torch.equal(EXAMPLES["sd3"].run(pipe), plain)
+    with pytest.raises(ValueError, match="not accelerated"):
+        pyaccel.restore(pipe.transformer)
+    pyaccel.accelerate(pipe.transformer, interval=2, warmup=1)
+    assert torch.equal(EXAMPLES["sd3"].run(pipe), images)
+    pipe.transformer = model
+    assert torch.equal(EXAMPLES["sd3"].run(pipe), images)
+
+
+@needs_caches
+def test_a_cache_taken_off_by_hand():
+    example = EXAMPLES["sd3"]
+    pipe = example.pipe()
+    made = caching.taylorseer(pipe.transformer, interval=2, warmup=1)
+    pyaccel.accelerate(pipe, cache=made)
+    made.detach()
+    assert torch.equal(example.run(pipe), example.run(copy.deepcopy(pipe)))
+    pyaccel.restore(pipe)
+    assert torch.equal(example.run(pipe), example.run(example.pipe()))
