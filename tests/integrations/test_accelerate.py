@@ -14,6 +14,7 @@ import pyaccel
 from pyaccel import models
 
 from .pipelines import EXAMPLES, discrete
+from .speeds import needs_caches, speeds
 
 SD = EXAMPLES["stable-diffusion"]
 
@@ -23,6 +24,16 @@ def test_nothing_imports_diffusers():
         "import sys, pyaccel, pyaccel.integrations, pyaccel.integrations.accelerate; "
         "pyaccel.accelerate, pyaccel.restore, pyaccel.summary; "
         "assert not {'diffusers', 'transformers', 'accelerate', 'peft'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@needs_caches
+def test_a_bare_model_is_cached_without_diffusers():
+    code = (
+        "import sys, pyaccel; from pyaccel import models; m = models.DiT(); pyaccel.accelerate(m); pyaccel.restore(m); "
+        "assert 'diffusers' not in sys.modules"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -169,13 +180,42 @@ def test_a_pipeline_of_ones_own():
     assert set(vars(pipe)) == {"model", "scheduler"}
 
 
-def test_nothing_is_kept_alive():
-    pipe = pyaccel.accelerate(SD.pipe())
+@speeds
+def test_nothing_is_kept_alive(options):
+    pipe = pyaccel.accelerate(SD.pipe(), **options)
     SD.run(pipe)
     references = [weakref.ref(thing) for thing in (pipe, pipe.unet, pipe.scheduler)]
     del pipe
     gc.collect()
     assert [r() for r in references] == [None] * 3
+
+
+@speeds
+def test_a_model_taken_out_keeps_nothing_but_itself(options):
+    pipe = pyaccel.accelerate(SD.pipe(), **options)
+    SD.run(pipe)
+    unet, reference = pipe.unet, weakref.ref(pipe.vae)
+    del pipe
+    gc.collect()
+    assert reference() is None
+    assert unet(torch.ones(1, 4, 8, 8), 1, torch.ones(1, 6, 16)).sample.isfinite().all()
+
+
+@speeds
+def test_a_failure_at_the_last_moment_leaves_nothing_patched(options):
+    class Sealed:
+        def __init__(self):
+            self.components = SD.pipe().components
+
+        @property
+        def scheduler(self):
+            return self.components["scheduler"]
+
+    pipe = Sealed()
+    with pytest.raises(AttributeError):
+        pyaccel.accelerate(pipe, **options)
+    assert set(vars(pipe)) == {"components"}
+    assert not [m for m in pipe.components["unet"].modules() if "forward" in vars(m)]
 
 
 def test_the_summary_is_a_table_of_plain_text():
