@@ -59,11 +59,11 @@ def fuse(scheduler):
 
     ``scheduler`` itself is left as it is, its state is copied; a scheduler that is fused already is returned.
 
-    Raises TypeError for an object without ``step``, ``set_timesteps`` and ``timesteps``.
+    Raises TypeError for an object without ``step`` and ``set_timesteps``.
     """
     if hasattr(scheduler, "pyaccel_position"):  # fused already, or a PlanScheduler
         return scheduler
-    missing = [name for name in ("step", "set_timesteps", "timesteps") if not hasattr(scheduler, name)]
+    missing = [name for name in ("step", "set_timesteps") if not hasattr(scheduler, name)]
     parameters = [] if missing else list(inspect.signature(type(scheduler).step).parameters)
     missing += [
         f"step(..., {name}, ...)" for name in ("model_output", "sample") if parameters and name not in parameters
