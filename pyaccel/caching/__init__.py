@@ -4,8 +4,8 @@ from .engine import Cache, Summary, attach
 from .how import How, taylor
 from .taylorseer import taylorseer
 from .when import every
-from .where import branches
+from .where import Site, branches
 
 CACHES = {"taylorseer": taylorseer}
 
-__all__ = ["CACHES", "Cache", "How", "Summary", "attach", "branches", "every", "taylor", "taylorseer"]
+__all__ = ["CACHES", "Cache", "How", "Site", "Summary", "attach", "branches", "every", "taylor", "taylorseer"]

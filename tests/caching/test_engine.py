@@ -66,9 +66,10 @@ def test_cached_features_are_the_polynomial(model):
         cached = sample(model, NOISE)
 
     step = [-1]
-    originals = [b.compute for b in caching.branches(model)]
+    modules = [site.module for site in caching.branches(model)]
+    originals = [b.compute for b in modules]
     try:
-        for index, branch in enumerate(caching.branches(model)):
+        for index, branch in enumerate(modules):
 
             def compute(x, shift, scale, index=index, original=originals[index]):
                 if index == 0:
@@ -85,7 +86,7 @@ def test_cached_features_are_the_polynomial(model):
             branch.compute = compute
         expected = sample(model, NOISE)
     finally:
-        for branch in caching.branches(model):
+        for branch in modules:
             del branch.compute
     torch.testing.assert_close(cached, expected, rtol=1e-5, atol=1e-5)
     assert cache.summary().full_calls == 3
@@ -193,7 +194,7 @@ def test_recomputation_of_a_step_replaces_its_features(model):
     with caching.taylorseer(model, interval=1, order=1, warmup=1) as cache:
         run = Run()
         for _ in range(2):
-            with announce(StepContext(run, 0, 4, 1.0)):
+            with announce(StepContext(run, 0, 4, 1.0, branch="cond")):
                 model(NOISE, torch.ones(2), torch.arange(2))
-        session = cache._by_run[run][None]
+        (session,) = cache._by_run[run][None].sessions
         assert [h.steps for h in session.histories.values()] == [[0]] * 4
