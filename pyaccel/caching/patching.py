@@ -20,12 +20,14 @@ class Patch:
     Copies and pickles of the module have the original method, bound to the copy.
     """
 
+    # Whoever wraps this with functools.wraps copies its __dict__, and must not get the cache in it.
+    __slots__ = ("__dict__", "call", "method", "module", "original", "outermost", "owner", "previous")
+
     def __init__(self, owner: Any, module: nn.Module, method: str, call: Callable):
         self.owner, self.module, self.method, self.call = owner, module, method, call
         self.previous = _instance_method(module, method)
         self.original = getattr(module, method) if self.previous is None else self.previous
         functools.update_wrapper(self, self.original, updated=())  # inspect.signature reads through __wrapped__
-        self.pyaccel_cache = owner
         setattr(module, method, self)
         self.outermost: Any = self
 
@@ -52,7 +54,7 @@ class Patch:
 
     def remove(self) -> None:
         """Gives the method back; where somebody has wrapped us, the wrapper gets the original to call."""
-        self.owner = self.pyaccel_cache = None
+        self.owner = None
         attributes = self.module.__dict__
         if attributes.get(self.method) is self:
             if self.previous is None:

@@ -139,7 +139,7 @@ def is_attention(module: nn.Module) -> bool:
 
 def is_mlp(module: nn.Module) -> bool:
     """Whether ``module`` widens and comes back to the first width, with neither attention nor ResNet block inside."""
-    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):  # these cannot be called
+    if isinstance(module, (nn.ModuleList, nn.ModuleDict)) or is_linear(module):  # the former cannot be called
         return False
     layers = _linear_layers(module)
     if len(layers) < 2:
@@ -156,8 +156,8 @@ def is_resnet(module: nn.Module) -> bool:
     near = []
     for child in module.children():
         near += list(child.children()) if isinstance(child, nn.Sequential) else [child]
-    linear = any(_int(m, "in_features") and _int(m, "out_features") for m in near)
-    return linear and sum(_is_spatial(m) for m in near) >= 2
+    spatial = sum(_is_spatial(m) for m in near)  # a low-rank wrapper of one says in_features too
+    return spatial >= 2 and any(_int(m, "in_features") and not _is_spatial(m) for m in near)
 
 
 def _single(module: nn.Module, name: str) -> Part | None:
@@ -187,15 +187,17 @@ def _linear_layers(module: nn.Module) -> list[tuple[int, int]]:
 
 
 def _widths(module: nn.Module) -> tuple[int, int] | None:
+    weight = _weight(module)
+    if _is_spatial(module):
+        return None
     if _int(module, "in_features") and _int(module, "out_features"):
-        return module.in_features, module.out_features
-    if _int(module, "in_channels") and _int(module, "out_channels") and _is_convolution(module):
-        return None if _is_spatial(module) else (module.in_channels, module.out_channels)
+        # An MLP may say its widths too; a layer has a weight, which a low-rank wrapper hands on, or nothing inside.
+        is_layer = weight is not None or next(module.children(), None) is None
+        return (module.in_features, module.out_features) if is_layer else None
+    is_convolution = isinstance(weight, torch.Tensor) and weight.dim() >= 3
+    if is_convolution and _int(module, "in_channels") and _int(module, "out_channels"):
+        return module.in_channels, module.out_channels
     return None
-
-
-def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(_weight(module), torch.Tensor) and _weight(module).dim() >= 3
 
 
 def _is_spatial(module: nn.Module) -> bool:

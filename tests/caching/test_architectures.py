@@ -39,6 +39,19 @@ def test_sites(architecture):
     assert set(architecture.some_names) <= {site.name for site in sites}
 
 
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a.name != "original-EDM"], ids=lambda a: a.name)
+def test_a_lora_changes_no_site(architecture):
+    """Not EDM's code: it has layers of its own, and peft knows none of them."""
+    peft = pytest.importorskip("peft")
+    model = architecture.model()
+    kinds = [(site.name, site.kind) for site in caching.branches(model)]
+    refused = [m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+    refused += [m for m in model.modules() if getattr(m, "groups", 1) > 1]
+    layers = [n for n, m in model.named_modules() if isinstance(m, LAYERS) and m not in refused]
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=layers), model)
+    assert [(site.name, site.kind) for site in caching.branches(model)] == kinds
+
+
 @each
 @torch.no_grad()
 def test_cached_step(architecture):

@@ -5,6 +5,8 @@ device of its own (accelerate keeps the weights on "meta" and cannot bring them 
 every layer by themselves.
 """
 
+import copy
+
 import accelerate as hf_accelerate
 import pytest
 import torch
@@ -126,3 +128,25 @@ def test_hooks_from_after_stay_in_restore(options):
     remove_hook_from_submodules(pipe.transformer)
     assert torch.equal(example.run(pipe), plain)
     assert torch.equal(example.run(example.pipe()), plain)
+
+
+@speeds
+@pytest.mark.parametrize("offload", [WAYS["model"], hook_on_every_layer, hook_by_hand])
+def test_deep_copies(offload, options):
+    """Group offload is left out: diffusers' own hooks cannot be copied."""
+    example = EXAMPLES["sd3"]
+    plain = example.run(example.pipe())
+    for first in ("offload", "accelerate"):
+        pipe = example.pipe()
+        if first == "offload":
+            offload(pipe)
+        pyaccel.accelerate(pipe, **options)
+        if first == "accelerate":
+            offload(pipe)
+        images = example.run(pipe)
+        other = copy.deepcopy(pipe)
+        pyaccel.restore(pipe)
+        assert torch.equal(example.run(pipe), plain)
+        assert torch.equal(example.run(other), images)
+        pyaccel.restore(other)
+        assert torch.equal(example.run(other), plain)
