@@ -2,8 +2,9 @@
 
 A *repeated block* is a member of an ``nn.ModuleList`` or ``nn.ModuleDict``, a member of an ``nn.Sequential`` with at
 least two members of that class, or any other module of a class that occurs so (a U-Net's middle block). Only inside
-repeated blocks is anything looked for: the MLPs that embed time and text stand outside. Each module is asked, from the
-outermost inwards; the first rule that holds makes it a part, and nothing inside of it is looked at:
+repeated blocks is anything looked for: the MLPs that embed time and text stand outside. (So does a list of MLPs in a
+module without any attention or ResNet block, as it makes modulations, unless the whole model has none.) Each module is
+asked, from the outermost inwards; the first rule that holds makes it a part, and nothing inside of it is looked at:
 
 1. **GatedBranch** of pyaccel's own models; its ``compute`` is the feature, before the gate.
 2. **resnet**: two or more spatial convolutions (a kernel larger than 1) and a linear layer (for the time), as
@@ -13,7 +14,7 @@ outermost inwards; the first rule that holds makes it a part, and nothing inside
 4. **mlp**: at least two linear layers (or 1×1 convolutions), somewhere inside, of which one takes in the width that
    another gives out, which is that of the first; and no attention or ResNet block inside.
 5. **single**: a block with an attention and exactly two linear children, of which one widens and the other comes back
-   from more than that to the first width: it joins attention and MLP (the single-stream block of FLUX and
+   from more than the first width to it: it joins attention and MLP (the single-stream block of FLUX and
    HunyuanVideo). The feature is the output of the latter; attention and the widening layer only feed it.
 
 Low-rank wrappers (LoRA) and quantized layers count as what they wrap, since they keep its widths.
@@ -45,9 +46,16 @@ class Part:
 
 def parts(root: nn.Module, name: str = "", *, inside: bool = False) -> list[Part]:
     """The parts of ``root`` in the order of its modules; ``inside``: ``root`` itself is a repeated block."""
-    repeated = {type(m) for _, m in _repeated(root)}
-    seen: set[int] = set()
-    return list(_walk(root, name, inside, repeated, seen))
+    lists = _lists(root)
+    repeated = {
+        # A class of leaves, or of containers, says nothing about a module elsewhere.
+        type(m)
+        for members in lists.values()
+        for m in members
+        if next(m.children(), None) is not None and not type(m).__module__.startswith("torch.nn")
+    }
+    members = {id(m) for members in lists.values() for m in members}
+    return list(_walk(root, name, inside, repeated, members, set()))
 
 
 def children_of_blocks(root: nn.Module) -> tuple[str | None, list[str]]:
@@ -61,20 +69,21 @@ def children_of_blocks(root: nn.Module) -> tuple[str | None, list[str]]:
     return name, [n for n, m in longest[0].named_children() if all(n in e for e in everywhere) and _weighty(m)]
 
 
-def _walk(module: nn.Module, name: str, inside: bool, repeated: set[type], seen: set[int]) -> Iterator[Part]:
+def _walk(
+    module: nn.Module, name: str, inside: bool, repeated: set[type], members: set[int], seen: set[int]
+) -> Iterator[Part]:
     if id(module) in seen:
         return
     seen.add(id(module))
-    inside = inside or type(module) in repeated
+    inside = inside or type(module) in repeated or id(module) in members
     if inside:
         part = _part(module, name)
         if part is not None:
             yield part
             return
-    members = {id(m) for m in _members(module)}
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}" if name else child_name
-        yield from _walk(child, path, inside or id(child) in members, repeated, seen)
+        yield from _walk(child, path, inside, repeated, members, seen)
 
 
 def _part(module: nn.Module, name: str) -> Part | None:
@@ -103,12 +112,23 @@ def _members(module: nn.Module) -> list[nn.Module]:
     return []
 
 
-def _repeated(root: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    for owner in root.modules():
-        for member in _members(owner):
-            # A class of leaves, or of containers, says nothing about a module elsewhere.
-            if next(member.children(), None) is not None and not type(member).__module__.startswith("torch.nn"):
-                yield owner, member
+def _lists(root: nn.Module) -> dict[nn.Module, list[nn.Module]]:
+    """The lists of repeated blocks inside of ``root``, with their members."""
+    found: dict[nn.Module, list[nn.Module]] = {}
+    holders: dict[nn.Module, nn.Module] = {}  # the module that holds a list
+    telling: set[nn.Module] = set()  # the modules in which there is an attention or a ResNet block
+
+    def visit(module: nn.Module, holder: nn.Module) -> None:
+        members = _members(module)
+        if members:
+            found[module], holders[module] = members, holder
+        for child in module.children():
+            visit(child, holder if members else module)
+        if is_attention(module) or is_resnet(module) or any(child in telling for child in module.children()):
+            telling.add(module)
+
+    visit(root, root)
+    return {owner: m for owner, m in found.items() if holders[owner] in telling or root not in telling}
 
 
 # ---- what a module is ------------------------------------------------------------------------------------------------
@@ -167,7 +187,7 @@ def _single(module: nn.Module, name: str) -> Part | None:
     if len(attention) != 1 or len(linear) != 2:
         return None
     for (_, widening, (width, hidden)), (joining_name, joining, (joined, back)) in (linear, linear[::-1]):
-        if width == back and joined > hidden > width:
+        if width == back and joined > width and hidden > width:
             path = f"{name}.{joining_name}" if name else joining_name
             return Part(path, joining, "single", feeds=(attention[0], widening))
     return None

@@ -75,8 +75,16 @@ def accelerate(
     if schedulers and scheduler:
         from .diffusers import fuse
 
-        pairs = {name: (original, fuse(original)) for name, original in schedulers.items()}
-        record.schedulers = {name: pair for name, pair in pairs.items() if pair[0] is not pair[1]}
+        for name, original in schedulers.items():
+            try:
+                fused = fuse(original)
+            except TypeError as error:  # its step has another interface
+                if cache is None and len(schedulers) == 1:
+                    raise
+                record.refused[name] = str(error)
+                continue
+            if fused is not original:
+                record.schedulers[name] = original, fused
     if is_pipeline:
         record.position = Position(owner, tuple(schedulers))
     with contextlib.ExitStack() as undo:

@@ -67,7 +67,8 @@ class Record:
 
     ``schedulers`` are (original, fused) by name. ``caches`` are those on the models, by name of the model, and
     ``makers`` make each of them anew: a copy of a model is an uncached one, so the record of a copied pipeline puts
-    new caches on the copied models. A copy of a bare model has no record. ``refused`` says why a model has no cache.
+    new caches on the copied models. A copy of a bare model has no record. ``refused`` says why a model has no cache or
+    a scheduler is not fused.
     """
 
     owner: Link

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .parts import is_scheduler
 from .record import Record
 
 
@@ -48,7 +49,10 @@ def report(thing: Any, record: Record) -> Report:
     """The summary of ``thing``, which has this record."""
     rows = [_scheduler_row(thing, name, fused) for name, (_, fused) in record.schedulers.items()]
     rows += [_cache_row(name or type(thing).__name__, made) for name, made in record.caches.items()]
-    rows += [Row(name, "no cache", why) for name, why in record.refused.items()]
+    rows += [
+        Row(name, "not fused" if is_scheduler(getattr(thing, name, None)) else "no cache", why)
+        for name, why in record.refused.items()
+    ]
     return Report(f"{type(thing).__name__}, accelerated", tuple(rows))
 
 

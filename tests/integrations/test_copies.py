@@ -142,7 +142,6 @@ def test_a_thread_whose_run_another_one_ends_is_told(options):
     assert torch.equal(example.run(pipe, seed=1), right)  # and it works again
 
 
-@pytest.mark.xfail(strict=False, reason="a run that has begun but not stepped is not known to belong to a thread")
 def test_threads_that_begin_together_are_right_or_told():
     example = EXAMPLES["stable-diffusion"]
     pipe = pyaccel.accelerate(example.pipe())
@@ -208,7 +207,6 @@ def test_pipelines_that_share_their_models_side_by_side():
 
 
 @needs_caches
-@pytest.mark.xfail(strict=False, reason="a scheduler tells its position to threads that it is not run by")
 def test_pipelines_that_share_their_cached_models_side_by_side():
     example = EXAMPLES["stable-diffusion"]
     first = pyaccel.accelerate(example.pipe(), **CACHED)

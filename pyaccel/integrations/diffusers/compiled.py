@@ -29,7 +29,7 @@ def register(scheduler) -> int:
     return number
 
 
-def step(scheduler, original, args: tuple, kwargs: dict):
+def step(scheduler, args: tuple, kwargs: dict):
     """The step of a fused scheduler, as the compiler traces it."""
     given = {**dict(zip(scheduler._pyaccel_names, args)), **kwargs}  # noqa: B905 - the compiler knows no strict=
     # A line for each argument: a tensor's is its dtype, after # where it has no dimensions.
@@ -41,11 +41,11 @@ def step(scheduler, original, args: tuple, kwargs: dict):
         elif value is None or isinstance(value, (bool, int, float)):
             call += f"{name} {value}\n"
         else:  # a generator cannot enter the graph
-            return original(scheduler, *args, **kwargs)
+            return _outside_of_the_graph(scheduler, args, kwargs)
     number = scheduler._pyaccel_number
     returns = _returns(number, call)
     if returns is None:
-        return original(scheduler, *args, **kwargs)
+        return _outside_of_the_graph(scheduler, args, kwargs)
     dtypes, fields = returns
     results = torch.ops.pyaccel.scheduler_step(tensors, call, number, dtypes)
     if fields is None:
@@ -53,13 +53,25 @@ def step(scheduler, original, args: tuple, kwargs: dict):
     return _class_of(number, call)(**dict(zip(fields, results)))  # noqa: B905
 
 
+def scale(scheduler, sample: Tensor, timestep) -> Tensor:
+    """``scale_model_input`` of a fused scheduler, as the compiler traces it."""
+    if not isinstance(timestep, Tensor):
+        timestep = torch.tensor(timestep)
+    return torch.ops.pyaccel.scheduler_scale(sample, timestep, scheduler._pyaccel_number)
+
+
+@torch.compiler.disable
+def _outside_of_the_graph(scheduler, args: tuple, kwargs: dict):
+    return scheduler.step(*args, **kwargs)
+
+
 @torch.compiler.assume_constant_result
 def _returns(number: int, call: str) -> tuple[list[int], list[str] | None] | None:
     """The codes of the dtypes of what the step returns, and the names of its fields, None for a tuple; None where the
     step is the original's."""
     try:
-        table = _next_table(number, call)
-        dtypes = made_ready(table, _dtypes(_schedulers[number]._pyaccel.registers, call)).result_dtypes
+        table, registers = _next_table(number, call)
+        dtypes = made_ready(table, _dtypes(registers, call)).result_dtypes
     except NotLinear:
         return None
     count = len(table.results) - table.next.registers
@@ -72,7 +84,7 @@ def _returns(number: int, call: str) -> tuple[list[int], list[str] | None] | Non
 
 @torch.compiler.assume_constant_result
 def _class_of(number: int, call: str) -> type:
-    return _next_table(number, call).returned_class
+    return _next_table(number, call)[0].returned_class
 
 
 def _arguments(call: str) -> dict[str, str]:
@@ -87,8 +99,8 @@ def _dtypes(registers: list[Tensor], call: str) -> list[torch.dtype]:
     return [*(r.dtype for r in registers), *(getattr(torch, dtype.removeprefix("torch.")) for dtype in handed)]
 
 
-def _next_table(number: int, call: str) -> StepTable:
-    """The table of the step that the scheduler would take next."""
+def _next_table(number: int, call: str) -> tuple[StepTable, list[Tensor]]:
+    """The table of the step that the scheduler would take next, and its registers."""
     scheduler = _schedulers[number]
     track, arguments = scheduler._pyaccel, _arguments(call)
     form = type(scheduler)._pyaccel_binder.form((), dict.fromkeys(arguments))
@@ -103,10 +115,11 @@ def _next_table(number: int, call: str) -> StepTable:
         else:
             value = ast.literal_eval(kind)
             key.append(("generator", None) if name == "generator" else ("plain", (type(value), value)))
-    table = track.look(scheduler).step(tuple(key), lambda: form.arguments(tuple(key)))
+    state, registers = track.peek(scheduler)
+    table = state.step(tuple(key), lambda: form.arguments(tuple(key)))
     if isinstance(table, NotLinear):
         raise NotLinear(str(table))
-    return table
+    return table, registers
 
 
 @torch.library.custom_op("pyaccel::scheduler_step", mutates_args=(), tags=[torch.Tag.cudagraph_unsafe])
@@ -120,10 +133,25 @@ def _operator(tensors: Sequence[Tensor], call: str, number: int, dtypes: Sequenc
     returned = scheduler.step(**given)
     results = returned if isinstance(returned, tuple) else returned.values()
     held = {id(t) for t in scheduler._pyaccel.registers}
-    return [t.clone() if id(t) in held else t for t in results]
+    copied = []
+    for t in results:  # no result may be held, nor returned twice
+        copied.append(t.clone() if id(t) in held else t)
+        held.add(id(t))
+    return copied
 
 
 @_operator.register_fake
 def _(tensors, call, number, dtypes):
     like = next(t for t in tensors if t.dim())
     return [torch.empty_like(like, dtype=ops.DTYPES[d]) for d in dtypes]
+
+
+@torch.library.custom_op("pyaccel::scheduler_scale", mutates_args=(), tags=[torch.Tag.cudagraph_unsafe])
+def _scale(sample: Tensor, timestep: Tensor, number: int) -> Tensor:
+    scaled = _schedulers[number].scale_model_input(sample, timestep)
+    return scaled.clone() if scaled is sample else scaled
+
+
+@_scale.register_fake
+def _(sample, timestep, number):
+    return torch.empty_like(sample)

@@ -107,19 +107,34 @@ def fused_class(scheduler_class: type) -> type:
     for name in dir(scheduler_class):
         method = inspect.getattr_static(scheduler_class, name)
         if name.startswith("set_") and isinstance(method, types.FunctionType):
-            members[name] = _beginning(method)
+            members[name] = _beginning(method, anew=name == "set_timesteps")
+    if hasattr(scheduler_class, "scale_model_input"):
+        members["scale_model_input"] = _scaling(scheduler_class.scale_model_input)
     return type(scheduler_class.__name__, (FusedScheduler, scheduler_class), members)
 
 
-def _beginning(method):
+def _beginning(method, anew: bool):
     """``set_timesteps``, ``set_begin_index`` and their like: another run begins."""
 
     @functools.wraps(method)
     def begin(self, *args, **kwargs):
-        self._pyaccel.begin(self)
-        return method(self, *args, **kwargs)
+        with self._pyaccel.beginning:
+            self._pyaccel.begin(self, anew)
+            return method(self, *args, **kwargs)
 
     return begin
+
+
+def _scaling(method):
+    """``scale_model_input``, which looks its step up among the timesteps; a compiler shall not see that."""
+
+    @functools.wraps(method)
+    def scale_model_input(self, sample, *args, **kwargs):
+        if torch.compiler.is_compiling() and len(args) + len(kwargs) == 1:
+            return compiled.scale(self, sample, *args, *kwargs.values())
+        return method(self, sample, *args, **kwargs)
+
+    return scale_model_input
 
 
 def _step(scheduler_class: type, binder: Binder):
@@ -128,7 +143,7 @@ def _step(scheduler_class: type, binder: Binder):
 
     def step(self, *args, **kwargs):
         if is_compiling():
-            return compiled.step(self, original, args, kwargs)
+            return compiled.step(self, args, kwargs)
         track = self._pyaccel
         track.enter()
         try:

@@ -29,6 +29,11 @@ UNKNOWN_ARGUMENTS = "arguments of another kind than tensors like the sample, num
 WRITTEN_TO = "attributes were written to between two steps"
 MAKES_SAMPLER = "the scheduler makes its noise sampler"
 _get_ident = threading.get_ident
+_TWO_THREADS = (
+    "two threads run one scheduler at once, and its state belongs to one run: give each thread a pipeline of its own "
+    "(copy.deepcopy(pipe), or type(pipe)(**components) with the same models and a deep copy of the scheduler), or put "
+    "a lock around the pipeline"
+)
 
 
 class Track:
@@ -39,8 +44,9 @@ class Track:
         self.warned = False
         self.fused_steps = 0
         self.original_steps: Counter[str] = Counter()
+        self.beginning = threading.RLock()  # held while a run is set up
         self._inside = False
-        self._stepped: int | None = None  # the thread that steps through this run
+        self._owner: int | None = None  # the thread that began this run or took its last step
         self._overtaken: set[int] = set()
         self._restart()
 
@@ -55,25 +61,28 @@ class Track:
         self._lists: list = []
         self._versions: list = []
 
-    def begin(self, scheduler) -> None:
-        """Another run begins in this thread."""
+    def begin(self, scheduler, anew: bool = True) -> None:
+        """Another run begins in this thread, or, if not ``anew``, the one that has just begun is set up further.
+
+        From then on a thread whose run was not finished may take no step of it: neither its times nor its state are
+        there any more.
+        """
         me = _get_ident()
-        if self._stepped not in (None, me) and 0 < self.done < len(scheduler.timesteps) - self.first:
-            self._overtaken.add(self._stepped)
+        if self._inside or (not anew and me in self._overtaken):
+            raise RuntimeError(_TWO_THREADS)
+        left = getattr(scheduler, "num_inference_steps", None) and len(scheduler.timesteps) - self.first - self.done
+        if self._owner not in (None, me) and left:
+            self._overtaken.add(self._owner)
         self._overtaken.discard(me)
-        self._stepped = None
+        self._owner = me
         self._restart()
 
     def enter(self) -> None:
         """One step begins; one thread at a time, and none whose run another thread has ended."""
         me = _get_ident()
         if self._inside or me in self._overtaken:
-            raise RuntimeError(
-                "two threads run one scheduler at once, and its state belongs to one run: give each thread a pipeline "
-                "of its own (copy.deepcopy(pipe), or type(pipe)(**components) with the same models and a deep copy of "
-                "the scheduler), or put a lock around the pipeline"
-            )
-        self._inside, self._stepped = True, me
+            raise RuntimeError(_TWO_THREADS)
+        self._inside, self._owner = True, me
 
     def leave(self) -> None:
         """The step is over."""
@@ -94,6 +103,13 @@ class Track:
             self.registers, self.times = snapshot.registers, Times.of(scheduler.timesteps)
             self._values, self._lists, self._stepped_here = tuple(vars(scheduler).values()), [], False
         return self.state
+
+    def peek(self, scheduler) -> tuple[State, list]:
+        """State and registers, without taking note of them: what comes before the next step may change them."""
+        if self.state is not None:
+            return self.state, self.registers
+        snapshot = Snapshot(vars(scheduler))
+        return state_of(type(scheduler)._pyaccel_class, snapshot), snapshot.registers
 
     def untouched(self, scheduler) -> bool:
         """Whether the scheduler's attributes are those that the last step left."""
@@ -185,8 +201,8 @@ class Track:
 
     def position(self, scheduler) -> StepContext | None:
         """See :meth:`FusedScheduler.pyaccel_position`."""
-        if getattr(scheduler, "num_inference_steps", None) is None:
-            return None
+        if getattr(scheduler, "num_inference_steps", None) is None or self._owner not in (None, _get_ident()):
+            return None  # no run, or another thread's
         first = self.first or int(getattr(scheduler, "_begin_index", None) or 0)
         times, steps = scheduler.timesteps, len(scheduler.timesteps) - first
         if self.done >= steps:

@@ -9,6 +9,7 @@ holds its own coefficients. A second step on random tensors checks that nothing 
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -232,10 +233,14 @@ def _value(argument: Argument, state: State, tensor: Callable[[int], torch.Tenso
 
 def _dynamic_threshold(scheduler) -> Threshold:
     config = scheduler.config
+    if config.sample_max_value < 1:
+        raise NotLinear(f"dynamic thresholding with a largest value of {config.sample_max_value:g}, less than 1")
     return Threshold(float(config.sample_max_value), float(config.dynamic_thresholding_ratio))
 
 
 def _probed(state: State, arguments: tuple[Argument, ...]) -> StepTable:
+    if getattr(state.host.get("_internal_dict"), "get", dict().get)("variance_type") in ("learned", "learned_range"):
+        raise NotLinear("its variance is learned: the second half of the model's output is no term of a sum")
     tensors = sum(a.kind == "tensor" for a in arguments)
     given = state.registers + tensors
     size = given + SPARE
@@ -317,13 +322,24 @@ def _from_outside(value: Any, done: Performed) -> Any:
 
 
 def _verify(state: State, arguments, table: StepTable) -> None:
-    """Compares the table with the step itself on random tensors, clamps included."""
-    size = 64
-    shape = torch.Size((1, 1, size, 1))
+    """Compares the table with the step itself on random tensors, clamps included.
+
+    Every dimension is longer than 1, so that steps which treat some samples, channels or pixels in another way are
+    seen. Of what is clamped, some values have to be beyond the limits and others between them.
+    """
+    sizes = {1.5}
+    for item in table.order:
+        if isinstance(item, ClampRow):
+            sizes.add(item.threshold.limit / max(math.hypot(*item.row), 1e-6))
+    for size in sizes:
+        _verify_on(state, arguments, table, size)
+
+
+def _verify_on(state: State, arguments, table: StepTable, size: float) -> None:
+    shape = torch.Size((2, 3, 5, 7))
     generator = torch.Generator().manual_seed(0)
     given = table.registers + table.tensors
-    # 1.5, so that some values are beyond a clamp to ±1.
-    columns = 1.5 * torch.randn((table.columns, *shape), generator=generator, dtype=torch.float64)
+    columns = size * torch.randn((table.columns, *shape), generator=generator, dtype=torch.float64)
     draws = iter([given + i for i, item in enumerate(table.order) if isinstance(item, NoiseDraw)])
 
     def random(column: int, dtype=None) -> torch.Tensor:

@@ -6,10 +6,10 @@ import torch
 from pyaccel.integrations.diffusers import fuse
 
 from .runs import X, close, made
-from .schedulers import quiet
+from .schedulers import CLASSES, quiet
 
 
-@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "HeunDiscreteScheduler", "EulerDiscreteScheduler"])
+@pytest.mark.parametrize("name", CLASSES)
 def test_compiled_without_breaks(name):
     """One graph for a step and one for a loop, no step compiled anew, and eager's numbers."""
     counters = torch._dynamo.utils.counters
@@ -20,6 +20,7 @@ def test_compiled_without_breaks(name):
     step = torch.compile(one_step, backend="eager", fullgraph=True)
     fused.set_timesteps(5)
     x = X
+    torch.manual_seed(0)
     with torch.no_grad(), quiet():
         for t in fused.timesteps:
             x = step(fused, x, t)
@@ -30,9 +31,11 @@ def test_compiled_without_breaks(name):
 
     def whole(x):
         for t in fused.timesteps:
-            x = fused.step(torch.sin(2 * x), t, x).prev_sample
+            seen = fused.scale_model_input(x, t) if hasattr(fused, "scale_model_input") else x
+            x = fused.step(torch.sin(2 * seen), t, x).prev_sample
         return x
 
+    torch.manual_seed(0)
     with torch.no_grad(), quiet():
         x = torch.compile(whole, backend="eager", fullgraph=True)(X)
     close(x, expected)
@@ -40,11 +43,13 @@ def test_compiled_without_breaks(name):
 
 
 def one_step(scheduler, x, t):
-    return scheduler.step(torch.sin(2 * x), t, x, return_dict=False)[0]
+    seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+    return scheduler.step(torch.sin(2 * seen), t, x, return_dict=False)[0]
 
 
 def loop_plain(scheduler):
     scheduler.set_timesteps(5)
+    torch.manual_seed(0)
     x = X
     with torch.no_grad(), quiet():
         for t in scheduler.timesteps:
@@ -68,3 +73,21 @@ def test_compiled_by_inductor():
         with torch.no_grad(), quiet():
             x = torch.compile(whole, fullgraph=True)(X)
         close(x, expected)
+
+
+def test_with_a_generator_the_step_stays_outside_of_the_graph_and_fused():
+    fused, eager = fuse(made("DDIMScheduler")), fuse(made("DDIMScheduler"))
+
+    def one(scheduler, x, t, generator):
+        return scheduler.step(torch.sin(2 * x), t, x, eta=1.0, generator=generator, return_dict=False)[0] * 1.0
+
+    results = []
+    for scheduler, step in ((eager, one), (fused, torch.compile(one, backend="eager"))):
+        scheduler.set_timesteps(5)
+        x, generator = X, torch.Generator().manual_seed(0)
+        with torch.no_grad(), quiet():
+            for t in scheduler.timesteps:
+                x = step(scheduler, x, t, generator)
+        results.append(x)
+    close(*results)
+    assert (fused._pyaccel.fused_steps, fused._pyaccel.original_steps.total()) == (5, 0)

@@ -154,12 +154,14 @@ def test_attributes_copied_into_another_scheduler():
         close(x, expected)
 
 
-def test_two_threads():
+@pytest.mark.parametrize("name", ["UniPCMultistepScheduler", "PNDMScheduler", "DDIMScheduler"])
+@pytest.mark.parametrize("done", [0, 1])
+def test_two_threads(name, done):
     """The thread whose run another one ends is told; that other one's result is right."""
-    fused = fuse(made("UniPCMultistepScheduler"))
-    expected = loop(made("UniPCMultistepScheduler"))
+    fused = fuse(made(name))
+    expected = loop(made(name))
     fused.set_timesteps(6)
-    x = stepped(fused, X, fused.timesteps[0])
+    x = stepped(fused, X, fused.timesteps[0]) if done else X
     found = []
 
     def other():
@@ -170,7 +172,10 @@ def test_two_threads():
     thread.join()
     close(found[0], expected)
     with pytest.raises(RuntimeError, match="two threads"):
-        fused.step(X, fused.timesteps[1], x)
+        fused.step(X, fused.timesteps[done], x)
+    if hasattr(fused, "set_begin_index"):
+        with pytest.raises(RuntimeError, match="two threads"):
+            fused.set_begin_index(0)
     torch.testing.assert_close(loop(fused), expected, rtol=1e-5, atol=1e-5)  # one after the other is fine
 
 

@@ -172,6 +172,11 @@ def test_what_is_not_linear_is_the_originals_and_is_told():
         "draws random numbers by torch.rand": lambda self, m, x: x + torch.rand(x.shape),
         "only a range from −a to a": lambda self, m, x: (x + m).clamp(0, 1),
         "adds a constant": lambda self, m, x: x + m + 1,
+        # Each of these is linear on tensors of one sample, channel and column.
+        "differs from its own coefficients": lambda self, m, x: x.flip(-1) - 0.1 * m,
+        "it differs from its own": lambda self, m, x: torch.cat([x[:, :1] * 0.5, x[:, 1:]], 1) - 0.1 * m,
+        "differs from its": lambda self, m, x: torch.cat([x[:1] - 0.1 * m[:1], x[1:] - 0.2 * m[1:]]),
+        "differs from": lambda self, m, x: x - m * x.shape[-1] / 8,
     }
     for reason, rule in cases.items():
         fused = fuse(type("Own", (Own,), {"next": rule})())
@@ -182,6 +187,27 @@ def test_what_is_not_linear_is_the_originals_and_is_told():
         assert reason in fused.pyaccel_summary()
     with pytest.raises(TypeError, match="it has no set_timesteps"):
         fuse(type("Half", (), {"step": lambda self, model_output, sample: None})())
+
+
+def test_a_step_that_cannot_take_zeros():
+    class Own:
+        timesteps, num_inference_steps = torch.arange(3, 0, -1), 3
+
+        def set_timesteps(self, n): ...
+
+        def step(self, model_output, timestep, sample):
+            return (sample * min(1.0, 1e6 / float(sample.norm())) - model_output,)
+
+    fused = fuse(Own())
+    torch.testing.assert_close(fused.step(X, fused.timesteps[0], X)[0], torch.zeros_like(X))
+    torch.testing.assert_close(fused.step(0 * X + 1, fused.timesteps[1], X)[0], X - 1)
+
+
+def test_a_largest_value_below_1():
+    """There diffusers' limits cross, and the quantile has no say."""
+    options = {"thresholding": True, "sample_max_value": 0.5, "prediction_type": "sample"}
+    with quiet():
+        close(loop(fuse(diffusers.DDIMScheduler(**options))), loop(diffusers.DDIMScheduler(**options)))
 
 
 def test_state_in_any_container():
