@@ -239,7 +239,8 @@ def _dynamic_threshold(scheduler) -> Threshold:
 
 
 def _probed(state: State, arguments: tuple[Argument, ...]) -> StepTable:
-    if getattr(state.host.get("_internal_dict"), "get", dict().get)("variance_type") in ("learned", "learned_range"):
+    config = state.host.get("_internal_dict")
+    if isinstance(config, dict) and config.get("variance_type") in ("learned", "learned_range"):
         raise NotLinear("its variance is learned: the second half of the model's output is no term of a sum")
     tensors = sum(a.kind == "tensor" for a in arguments)
     given = state.registers + tensors
