@@ -7,50 +7,37 @@ State belongs to one sampling run and one pass of guidance. Run and step come fr
 
 from __future__ import annotations
 
+import functools
+import math
 import threading
 import weakref
-from collections import Counter as Counts
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from .. import ops
 from ..denoiser import StepContext, current_context
 from .calls import Arguments
-from .features import History, stub
+from .features import History, flatten, stub
 from .how import How
+from .moment import When
 from .patching import Patch, patched_by
 from .position import Counter, Direction
+from .probing import Leave, Probing
 from .sessions import RunState, Session
-from .when import When
+from .slots import Slot, places
+from .statistics import Statistics, Summary, weights_of
+from .storage import storage_of
 from .where import Site
 
 Position = Callable[[], StepContext | None]
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a cache has done: model calls, how many of them computed in full, the most memory that it held for one run
-    and pass, and how many sites of which kind it has."""
-
-    method: str
-    calls: int
-    full_calls: int
-    branches: int
-    peak_bytes: int
-    kinds: dict[str, int] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        share = f", {self.full_calls / self.calls:.0%} of them" if self.calls else ""
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
-        kinds = f" ({kinds})" if kinds else ""
-        return (
-            f"{self.method}: {self.calls} model calls, {self.full_calls} in full{share}; {self.branches} branches"
-            f"{kinds}; at most {self.peak_bytes / 2**20:.1f} MiB of features held"
-        )
+class Rejected(Exception):
+    """A prediction was compared with the truth and found too far from it: the call is done in full."""
 
 
 class Cache:
@@ -60,8 +47,14 @@ class Cache:
     the model exactly. While the cache is attached, a copy or a pickle of the model is an uncached model.
     """
 
-    def __init__(self, method: str, model: nn.Module, where: list[Site], when: When, how: How, steps: int | None):
-        self.method, self.model, self.where, self.when, self.how, self.steps = method, model, where, when, how, steps
+    def __init__(self, method: str, model: nn.Module, where: list[Site], when: When, how: How, **settings):
+        self.method, self.model, self.where, self.when, self.how = method, model, where, when, how
+        self.settings = settings
+        self.steps, self.memory = settings.get("steps"), settings.get("memory")
+        self.coordinate, self.group = settings.get("coordinate", "step"), settings.get("group")
+        storage_of(self.memory)
+        if self.coordinate not in ("step", "time") and not callable(self.coordinate):
+            raise ValueError(f"coordinate must be 'step', 'time' or a function of time, got {self.coordinate!r}")
         self._position: Position | None = None
         self._by_run: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self._local = threading.local()
@@ -69,10 +62,11 @@ class Cache:
         self._active: ContextVar[Session | None] = ContextVar("pyaccel_cache_session", default=None)
         self._lock = threading.RLock()
         self._arguments = Arguments(model)
-        self._slots: list[_Slot] = []
+        self._slots: list[Slot] = []
         self._root: Patch | None = None
         self._copies: set[int] = set()  # sites whose features the model writes into
-        self._calls = self._full_calls = self._peak_bytes = 0
+        self._whole: Callable | None = None  # the site that is the model itself
+        self._statistics = Statistics(where, weights_of(model, where))
 
     # -- attaching ----------------------------------------------------------------------------------------------------
 
@@ -90,19 +84,27 @@ class Cache:
         for module, method in ((self.model, "forward"), *((s.module, s.method) for s in self.where)):
             if patched_by(module, method) is not None:
                 raise ValueError(f"this {type(module).__name__} already has a cache; detach it or leave its with-block")
-        places = _places(self.model)
+        where = places(self.model)
+        patch = functools.partial(self._patch, where)
         try:
             call = torch._dynamo.disable(self._model_call, recursive=False)
             self._root = Patch(self, self.model, "forward", call)
             for index, site in enumerate(self.where):
-                self._slots.append(_Slot(self, site.module, site.method, places, site.name, self._site_call(index)))
+                if site.module is self.model:
+                    self._whole = self._site_call(index)
+                else:
+                    patch(site.module, site.method, site.name, self._site_call(index))
                 for number, module in enumerate(site.feeds):
-                    call = self._feed_call(index, number)
-                    self._slots.append(_Slot(self, module, "forward", places, f"{site.name} (feed)", call))
+                    patch(module, "forward", f"{site.name} (feed)", self._feed_call(index, number))
+            Probing(self._active, self.where, self.when).attach(patch)
         except BaseException:
             self.detach()
             raise
         return self
+
+    def _patch(self, where: dict, module: nn.Module, method: str, name: str, call: Callable) -> None:
+        call = torch._dynamo.disable(call, recursive=False)
+        self._slots.append(Slot(self, module, method, where, name, call))
 
     def detach(self) -> None:
         """Takes the cache off and frees its state. Raises ValueError when it is not attached."""
@@ -112,7 +114,7 @@ class Cache:
             slot.patch.remove()
         self._slots.clear()
         self._root.remove()
-        self._root = None
+        self._root = self._whole = None
         self.reset()
 
     def __enter__(self) -> Cache:
@@ -139,37 +141,51 @@ class Cache:
 
     def summary(self) -> Summary:
         """Counts since the cache was made; bytes are those of one run and guidance pass."""
-        kinds = dict(Counts(site.kind for site in self.where))
-        return Summary(self.method, self._calls, self._full_calls, len(self.where), self._peak_bytes, kinds)
+        return self._statistics.summary(self.method)
 
     # -- one model call -----------------------------------------------------------------------------------------------
 
     def _model_call(self, original, args: tuple, kwargs: dict):
         state, session = self._begin(args, kwargs)
-        full = session.full
-        token = self._active.set(session)
+        run = original if self._whole is None else lambda *a, **k: self._whole(original, a, k)
+        token, again = self._active.set(session), False
         try:
-            result = original(*args, **kwargs)
+            try:
+                result = run(*args, **kwargs)
+                again = bool(session.predicted) and not self._sound(result)
+            except Rejected:
+                again = True
+            if again:  # nothing that was remembered is trusted any more
+                session.histories.clear()
+                session.begin(forced=True)
+                result = run(*args, **kwargs)
         except BaseException:
             state.forget(session)  # half a step's features fit nothing
             raise
         finally:
             self._active.reset(token)
-        if full:
-            session.last_full = session.step
-            if not session.used:
-                state.forget(session)
-                raise RuntimeError(
-                    f"{self.method}: none of the {len(self.where)} sites ran in a call of {type(self.model).__name__}; "
-                    "its modules were replaced, or where= names modules that it does not call. Detach the cache and "
-                    "make a new one"
-                )
-        self._count(session, full)
+        if not session.used:
+            state.forget(session)
+            raise RuntimeError(
+                f"{self.method}: none of the {len(self.where)} sites ran in a call of {type(self.model).__name__}; "
+                "its modules were replaced, or where= names modules that it does not call. Detach the cache and "
+                "make a new one"
+            )
+        self._count(session, again)
         return result
 
     @torch.compiler.disable
+    def _sound(self, result: Any) -> bool:
+        """Whether a predicted result is finite. On a GPU this would wait for the device, so it is only asked where a
+        rule has waited already."""
+        leaves = [x for x in flatten(result)[0] if isinstance(x, torch.Tensor) and x.is_floating_point()]
+        if not leaves or not leaves[0].is_cpu or type(leaves[0]) is not torch.Tensor or torch.is_grad_enabled():
+            return True
+        return all(math.isfinite(float(x.sum(dtype=torch.promote_types(x.dtype, torch.float32)))) for x in leaves)
+
+    @torch.compiler.disable
     def _begin(self, args: tuple, kwargs: dict) -> tuple[RunState, Session]:
-        """The state of a call that is about to run, with the decision whether it is a full one."""
+        """The state of a call that is about to run."""
         if not all(slot.in_place() for slot in self._slots):
             with self._lock:
                 for slot in self._slots:
@@ -177,16 +193,36 @@ class Cache:
                         slot.follow()
             self.reset()  # what was computed without the adapter does not fit any more
         state, session = self._session(args, kwargs)
-        session.weights.clear()
-        session.used.clear()
-        step, when = session.step, self.when
-        # A pass that was left out for some steps may have missed the step at which it was due.
-        due = any(when(s) for s in range(min(session.last_full + 1, step), step + 1))
-        session.full = due or not session.histories
+        session.begin()
         return state, session
+
+    def _history(self, session: Session, index: int, occurrence: int) -> History:
+        history = session.histories.get((index, occurrence))
+        if history is None:
+            history = History(storage_of(self.memory), self.where[index].residual)
+            session.histories[(index, occurrence)] = history
+        return history
+
+    def _decide(self, session: Session, index: int, history: History, args: tuple, kwargs: dict) -> bool | None:
+        """Whether the site is predicted in this call; None where a probe inside of it will tell."""
+        if not history.entered(session, args, kwargs):
+            return history.decided
+        site = self.where[index]
+        when, probe = site.when or self.when, site.probe
+        usable = history.usable
+        if probe is not None and session.decided(when) is None:
+            if probe.module is None:
+                session.moment(when).probe = next((t for t in (*args, *kwargs.values()) if _is_feature(t)), None)
+            elif probe.inside and session.moment(when).last >= 0 and not session.forced:
+                history.decided = None if usable else False
+                return history.decided
+        full = session.full(when)
+        history.decided = usable and not full
+        return history.decided
 
     def _site_call(self, index: int):
         active, how, copies = self._active.get, self.how, self._copies
+        site = self.where[index]
 
         def call(original, args: tuple, kwargs: dict):
             session = active()
@@ -195,37 +231,65 @@ class Cache:
                 return original(*args, **kwargs)
             used = session.used
             occurrence = used[index] = used.get(index, -1) + 1
-            history = session.histories.get((index, occurrence))
-            if history is None:
-                history = session.histories[(index, occurrence)] = History()
-            if history.decide(session, args, kwargs):
-                return history.predict(history.weights(session.step, how, session.weights))
-            feature = original(*args, **kwargs)
-            if history.written:  # the model writes into what this site returns: from now on copies are kept
+            history = self._history(session, index, occurrence)
+            decided = self._decide(session, index, history, args, kwargs)
+            if decided and not site.verify:
+                return predicted(session, history)
+            try:
+                feature = original(*args, **kwargs)
+            except Leave as leave:
+                if decided is not None or leave.index != index:
+                    raise
+                history.decided = True
+                return predicted(session, history)
+            if decided:
+                self._verify(session, site, history, feature)
+            session.computed.append(index)
+            if history.storage.written:  # the model writes into what this site returns: from now on copies are kept
                 copies.add(index)
-            history.push(session.step, feature, how, copies=index in copies)
+            history.push(session.step, session.position, feature, how, copies=index in copies)
             return feature
 
-        return torch._dynamo.disable(call, recursive=False)
+        def predicted(session: Session, history: History):
+            session.predicted.append(index)
+            adjust = None if site.adjust is None else functools.partial(site.adjust, session.step)
+            return history.predict(history.weights(session.position, how, session.weights), adjust)
+
+        return call
+
+    def _verify(self, session: Session, site: Site, history: History, feature: Any) -> None:
+        rule = site.when or self.when
+        expected = history.predict(history.weights(session.position, self.how, session.weights))
+        pairs = [(a, b) for a, b in zip(flatten(expected)[0], flatten(feature)[0], strict=True) if _is_feature(b)]
+        error = max(float(ops.relative_l1(a, b)) for a, b in pairs)
+        if not rule.verified(session.moment(rule), error):
+            raise Rejected
 
     def _feed_call(self, index: int, number: int):
-        active = self._active.get
+        active, shaped = self._active.get, self.where[index].shaped
 
         def call(original, args: tuple, kwargs: dict):
             session = active()
             if session is None:
                 return original(*args, **kwargs)
-            key = (index, session.used.get(index, -1) + 1)  # the call of the site that comes after its feeds
-            history = session.histories.get(key)
-            if history is None:
-                history = session.histories[key] = History()
-            if history.decide(session, args, kwargs) and number in history.stubs:
+            occurrence = session.used.get(index, -1) + 1  # the call of the site that comes after its feeds
+            history = self._history(session, index, occurrence)
+            decided = self._decide(session, index, history, args, kwargs)
+            if decided and number in history.stubs:
                 return history.stubs[number]
-            result = original(*args, **kwargs)
-            history.stubs[number] = stub(result)
+            try:
+                result = original(*args, **kwargs)
+            except Leave as leave:
+                if decided is not None or leave.index != index or number not in history.stubs:
+                    raise
+                history.decided = True
+                return history.stubs[number]
+            if decided is None:  # the probe inside has not told: it was in another module, or did not run
+                history.decided = False
+            history.stubs[number] = stub(result, shaped)
             return result
 
-        return torch._dynamo.disable(call, recursive=False)
+        return call
 
     def _revive(self) -> None:
         """Patches the model again if somebody has taken our forward away, as removing a hook of accelerate does."""
@@ -245,16 +309,28 @@ class Cache:
             context, thread = self._position(), threading.get_ident()
         if context is not None:
             state = self._state(context.run, thread)
-            return state, state.session(call, context.step, context.branch)
-        local = self._local.__dict__
-        counter = local.get("counter")
-        if counter is None:
-            counter = local["counter"] = Counter(self._direction, self.steps)
-        if counter.advance(call.time) or "state" not in local:
-            self._drop_last_run(local)
-            local["state"] = RunState()
-        state = local["state"]
-        return state, state.session(call, counter.step)
+            session = state.session(call, context.step, context.branch)
+            session.steps, session.t = context.steps, context.t
+        else:
+            local = self._local.__dict__
+            counter = local.get("counter")
+            if counter is None:
+                counter = local["counter"] = Counter(self._direction, self.steps)
+            if counter.advance(call.time) or "state" not in local:
+                self._drop_last_run(local)
+                local["state"] = RunState()
+            state = local["state"]
+            session = state.session(call, counter.step)
+            session.steps, session.t = self.steps, counter.time
+        session.group, session.position = self.group, self._coordinate(session)
+        return state, session
+
+    def _coordinate(self, session: Session) -> float:
+        """The position of this call, in the coordinate in which features are predicted."""
+        if self.coordinate == "step" or session.t is None or math.isnan(session.t):
+            return float(session.step)
+        value = session.t if self.coordinate == "time" else float(self.coordinate(session.t))
+        return min(max(value, -_FARTHEST), _FARTHEST)  # log-SNR is infinite at both ends
 
     def _state(self, run: Any, thread: int | None) -> RunState:
         """The state of an announced run; that of the run before in this thread is freed."""
@@ -278,47 +354,21 @@ class Cache:
                 self._by_run.pop(last(), None)
 
     @torch.compiler.disable
-    def _count(self, session: Session, full: bool) -> None:
+    def _count(self, session: Session, again: bool) -> None:
         with self._lock:
-            self._calls += 1
-            self._full_calls += full
-            if full:
-                self._peak_bytes = max(self._peak_bytes, sum(h.bytes for h in session.histories.values()))
+            statistics = self._statistics
+            statistics.recomputed += again
+            statistics.count(session.step, session.computed, session.predicted, not session.predicted)
+            if session.computed:
+                held = sum(h.bytes for h in session.histories.values())
+                statistics.peak_bytes = max(statistics.peak_bytes, held)
 
 
-# ---- where a patch sits ----------------------------------------------------------------------------------------------
+_FARTHEST = 20.0
 
 
-class _Slot:
-    """A patched module and its place in its parent, where another module may turn up (an adapter around it)."""
-
-    def __init__(self, cache: Cache, module: nn.Module, method: str, places: dict, name: str, call: Callable):
-        self.parent, self.key = places.get(id(module), (None, ""))
-        self.cache, self.method, self.name, self.call = cache, method, name, call
-        self.patch = Patch(cache, module, method, call)
-
-    def in_place(self) -> bool:
-        """Whether the module is where it was and a call of it comes to us."""
-        patch = self.patch
-        if self.parent is not None and self.parent._modules.get(self.key) is not patch.module:
-            return False
-        return patch.module.__dict__.get(self.method) is patch.outermost or patch.in_place()
-
-    def follow(self) -> None:
-        """Patches what is in the place now."""
-        module = self.patch.module if self.parent is None else self.parent._modules.get(self.key)
-        if module is None or not callable(getattr(module, self.method, None)):
-            raise RuntimeError(
-                f"{self.cache.method}: the module of the site {self.name!r} is gone from the model, or has no "
-                f"{self.method!r} any more. Detach the cache and make a new one"
-            )
-        self.patch.remove()
-        self.patch = Patch(self.cache, module, self.method, self.call)
-
-
-def _places(model: nn.Module) -> dict[int, tuple[nn.Module, str]]:
-    """For each module inside of ``model`` its parent and its name there."""
-    return {id(child): (parent, key) for parent in model.modules() for key, child in parent.named_children()}
+def _is_feature(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.is_floating_point() and x.dim() >= 2
 
 
 def attach(
@@ -329,6 +379,9 @@ def attach(
     when: When,
     how: How,
     steps: int | None = None,
+    memory: str | None = None,
+    coordinate: str | Callable[[float], float] = "step",
+    group: Any = None,
 ) -> Cache:
     """A :class:`Cache` of these three parts on ``model``, to be entered with ``with``.
 
@@ -339,11 +392,16 @@ def attach(
         when: which steps are computed in full.
         how: how a feature is predicted.
         steps: the number of steps of a run, for use without a StepContext on a model whose times say nothing.
+        memory: None keeps features as they are; "int8" or "fp8" keep the newest in bfloat16 and differences to older
+            ones in 8 bits; "bf16" keeps all in bfloat16.
+        coordinate: in which features are predicted: "step", "time", or a function of time such as
+            ``schedule.log_snr``. Where the time is not known it is the step.
+        group: a process group whose ranks decide alike.
 
-    Raises TypeError when ``where`` holds anything but :class:`Site`.
+    Raises TypeError when ``where`` holds anything but :class:`Site`, ValueError for settings that there are not.
     """
     where = list(where)
     wrong = [site for site in where if not isinstance(site, Site)]
     if wrong:
         raise TypeError(f"where= must be a list of caching.Site, got {type(wrong[0]).__name__}")
-    return Cache(method, model, where, when, how, steps)
+    return Cache(method, model, where, when, how, steps=steps, memory=memory, coordinate=coordinate, group=group)

@@ -6,6 +6,7 @@ which direction times run is learned: they fall for most models, and where they 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ class Counter:
         self._time: float | None = None
         self._view: tuple | None = None
         self.step = -1
+
+    @property
+    def time(self) -> float:
+        """The time of the present call; NaN where it is not known."""
+        return math.nan if self._time is None else self._time
 
     def advance(self, t: Any) -> bool:
         """Moves on to a call at time ``t``; whether it begins a new run."""

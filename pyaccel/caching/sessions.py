@@ -14,10 +14,12 @@ A mistake is made on the safe side: a new session computes in full.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .calls import Call, equal, identical
 from .features import History
+from .moment import Moment, When
 
 MOST_PASSES = 16
 
@@ -25,19 +27,58 @@ MOST_PASSES = 16
 class Session:
     """What is kept for one run and one pass of guidance."""
 
-    __slots__ = ("branch", "conditioning", "full", "histories", "last_full", "order", "serial", "signature", "step",
-                 "used", "weights")  # fmt: skip
+    __slots__ = ("_decisions", "_moments", "branch", "computed", "conditioning", "forced", "group", "histories", "order",
+                 "position", "predicted", "serial", "signature", "step", "steps", "t", "taps", "used", "weights")  # fmt: skip
 
     def __init__(self, signature: tuple, branch: str | None = None):
         self.signature, self.branch = signature, branch
         self.histories: dict[tuple[int, int], History] = {}
         self.conditioning: dict[str, Any] = {}
-        self.step = self.last_full = -1
+        self.step, self.steps, self.t = -1, None, math.nan
+        self.position = 0.0  # of the step, in the coordinate in which features are predicted
         self.order = 0
-        self.full = True
         self.serial = 0  # counts model calls
+        self.group: Any = None
+        self._moments: dict[int, Moment] = {}  # by the rule's id
+        self.begin()
+
+    def begin(self, forced: bool = False) -> None:
+        """A model call begins; ``forced``: in full, whatever the rules say."""
+        self.serial += 1
+        self.forced = forced
         self.used: dict[int, int] = {}  # how often each site was called in this model call
+        self.computed: list[int] = []  # the sites that were computed, and those that were predicted
+        self.predicted: list[int] = []
+        self.taps: dict[int, Any] = {}  # inputs of modules that probes look at
         self.weights: dict[tuple, list[float]] = {}
+        self._decisions: dict[int, bool] = {}
+
+    def moment(self, when: When) -> Moment:
+        """The rule's view of this pass."""
+        moment = self._moments.get(id(when))
+        if moment is None:
+            moment = self._moments[id(when)] = Moment(self.group)
+        return moment
+
+    def decided(self, when: When) -> bool | None:
+        """What the rule has said in this model call; None before it was asked."""
+        return self._decisions.get(id(when))
+
+    def full(self, when: When) -> bool:
+        """Whether the rule's sites compute in this model call; asked once."""
+        full = self._decisions.get(id(when))
+        if full is None:
+            moment = self.moment(when)
+            moment.step, moment.steps, moment.t = self.step, self.steps, self.t
+            full = self.forced or moment.last < 0 or bool(when(moment))
+            moment.decided(full)
+            self._decisions[id(when)] = full
+        return full
+
+    @property
+    def all_full(self) -> bool:
+        """Whether every rule that was asked said so."""
+        return all(self._decisions.values())
 
 
 class RunState:
@@ -59,7 +100,6 @@ class RunState:
         self._calls += 1
         session = self._announced(call, branch) if branch is not None else self._recognised(call)
         session.step, session.order = step, self._calls
-        session.serial += 1
         return session
 
     def forget(self, session: Session) -> None:

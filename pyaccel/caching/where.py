@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import nn
 
+from .moment import When
 from .structure import Part, children_of_blocks, parts
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A tensor that every model call computes, before its site decides, and whose change a rule may ask for.
+
+    Args:
+        module: its output; of several tensors the one that belongs to the first input. None for the tensor with which
+            the site itself is entered.
+        since: a module, run before or the same one, whose input is subtracted: the residual of the blocks between.
+        inside: ``module`` lies inside of the site. As soon as the rule says "predict", the site's computation is left.
+    """
+
+    module: nn.Module | None = None
+    since: nn.Module | None = None
+    inside: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,10 +34,20 @@ class Site:
     Args:
         name: dotted, as in ``model.named_modules()``; for messages.
         module: the module. What it returns is the feature: a tensor, or a tuple, list or dict of tensors and Nones.
-        kind: "attention", "mlp", "resnet", "single" (attention and MLP joined by one projection) or a word of yours.
-        feeds: modules that only feed this one. Where the feature is predicted they are not run; instead they return
-            tensors like theirs with a last dimension of 0, so that joining them costs nothing.
+        kind: "attention", "mlp", "resnet", "single" (attention and MLP joined by one projection), "blocks" (a range of
+            them), "depth" (the lower part of a U-Net) or a word of yours.
+        feeds: modules that run before it and only feed this one. Where the feature is predicted they are not run;
+            instead they return stand-ins without memory.
         method: the method that computes the feature, mostly ``forward``.
+        residual: remember the output minus the input (that of the first of ``feeds``, where there are some), and
+            predict the present input plus that.
+        shaped: the stand-ins have the shapes of what they stand for, because others look at these; otherwise a last
+            dimension of 0, so that joining them costs nothing.
+        when: a rule of this site's own, instead of the cache's.
+        probe: what that rule may ask about.
+        adjust: ``(step, tensor) -> tensor``, applied to what is predicted.
+        verify: compute the site even where it is predicted, and hand the rule's ``verified(moment, error)`` the
+            relative error Σ|predicted − computed|/Σ|computed|; where that says no, the whole call is done in full.
     """
 
     name: str
@@ -28,6 +55,12 @@ class Site:
     kind: str = "branch"
     feeds: tuple[nn.Module, ...] = ()
     method: str = "forward"
+    residual: bool = False
+    shaped: bool = False
+    when: When | None = None
+    probe: Probe | None = None
+    adjust: Callable | None = None
+    verify: bool = False
 
     def __post_init__(self):
         for module in (self.module, *self.feeds):

@@ -120,7 +120,7 @@ class LikeCache:
 
     def __call__(self, model: nn.Module) -> Any:
         old = self.cache
-        return caching.attach(old.method, model, where=self.sites, when=old.when, how=old.how, steps=old.steps)
+        return caching.attach(old.method, model, where=self.sites, when=old.when, how=old.how, **old.settings)
 
     def __deepcopy__(self, memo: dict) -> LikeCache:
         return LikeCache(self.cache, copy.deepcopy(self.sites, memo))

@@ -197,4 +197,4 @@ def test_recomputation_of_a_step_replaces_its_features(model):
             with announce(StepContext(run, 0, 4, 1.0, branch="cond")):
                 model(NOISE, torch.ones(2), torch.arange(2))
         (session,) = cache._by_run[run][None].sessions
-        assert [h.steps for h in session.histories.values()] == [[0]] * 4
+        assert [h.positions for h in session.histories.values()] == [[0]] * 4

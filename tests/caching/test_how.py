@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyaccel.caching import taylor
-from pyaccel.caching.engine import History
+from pyaccel.caching.features import History
 
 
 class Recursion:
@@ -36,7 +36,7 @@ def test_weights_on_raw_features_are_the_papers_recursion(order, full):
         if step in full:
             feature = torch.randn(6, dtype=torch.float64)
             paper.update(step, feature)
-            history.push(step, feature, how)
+            history.push(step, step, feature, how)
         else:
             torch.testing.assert_close(
                 history.predict(history.weights(step, how, {})), paper.predict(step), rtol=1e-12, atol=1e-12
@@ -47,7 +47,7 @@ def test_a_square_is_predicted_as_by_the_paper():
     """On y = t² with interval 3 the paper's differences give 166 where the truth at 13 is 169."""
     how, history = taylor(2), History()
     for step in (3, 6, 9, 12):
-        history.push(step, torch.tensor(float(step**2)), how)
+        history.push(step, step, torch.tensor(float(step**2)), how)
     assert float(history.predict(history.weights(13, how, {}))) == pytest.approx(166, abs=1)
     assert float(history.predict(history.weights(13, how, {}))) != pytest.approx(169, abs=0.5)
 
