@@ -1,16 +1,49 @@
 """Feature caching: where · when · how. Each published method is a choice of the three."""
 
+from .blockcache import blockcache
+from .calibration import Calibration, calibrate
+from .dbcache import dbcache, fbcache
+from .deepcache import centred, deepcache
+from .delta_dit import delta_dit
+from .dicache import dicache
+from .easycache import easycache
 from .engine import Cache, attach
+from .fora import fora
+from .hicache import hicache
 from .how import How, hermite, newton, reuse, taylor
+from .magcache import magcache
 from .moment import Moment, When
+from .pab import pab
+from .ranges import blocks, first_blocks, modulated_input, spans
+from .speca import speca
 from .statistics import Summary
 from .taylorseer import taylorseer
+from .teacache import FLUX, teacache
+from .unet import below_branch
 from .when import every, full_steps, mask, on_steps
 from .where import Probe, Site, branches
 
-CACHES = {"taylorseer": taylorseer}
+CACHES = {
+    "taylorseer": taylorseer,
+    "fora": fora,
+    "deepcache": deepcache,
+    "delta_dit": delta_dit,
+    "blockcache": blockcache,
+    "fbcache": fbcache,
+    "dbcache": dbcache,
+    "teacache": teacache,
+    "magcache": magcache,
+    "hicache": hicache,
+    "pab": pab,
+    "easycache": easycache,
+    "dicache": dicache,
+    "speca": speca,
+}
 
 __all__ = [
-    "CACHES", "Cache", "How", "Moment", "Probe", "Site", "Summary", "When", "attach", "branches", "every", "full_steps",
-    "hermite", "mask", "newton", "on_steps", "reuse", "taylor", "taylorseer",
+    "CACHES", "FLUX", "Cache", "Calibration", "How", "Moment", "Probe", "Site", "Summary", "When", "attach",
+    "below_branch", "blockcache", "blocks", "branches", "calibrate", "centred", "dbcache", "deepcache", "delta_dit",
+    "dicache", "easycache", "every", "fbcache", "first_blocks", "fora", "full_steps", "hermite", "hicache", "magcache",
+    "mask", "modulated_input", "newton", "on_steps", "pab", "reuse", "spans", "speca", "taylor", "taylorseer",
+    "teacache",
 ]  # fmt: skip

@@ -210,19 +210,21 @@ class Cache:
         site = self.where[index]
         when, probe = site.when or self.when, site.probe
         usable = history.usable
-        if probe is not None and session.decided(when) is None:
+        if probe is not None and not session.asked(when):
             if probe.module is None:
                 session.moment(when).probe = next((t for t in (*args, *kwargs.values()) if _is_feature(t)), None)
             elif probe.inside and session.moment(when).last >= 0 and not session.forced:
-                history.decided = None if usable else False
+                history.decided, history.passing = None if usable else False, False
                 return history.decided
         full = session.full(when)
-        history.decided = usable and not full
+        history.decided, history.passing = usable and full is False, full is None
         return history.decided
 
     def _site_call(self, index: int):
         active, how, copies = self._active.get, self.how, self._copies
         site = self.where[index]
+        rule = site.when or self.when
+        told = getattr(rule, "computed", None)
 
         def call(original, args: tuple, kwargs: dict):
             session = active()
@@ -245,15 +247,23 @@ class Cache:
             if decided:
                 self._verify(session, site, history, feature)
             session.computed.append(index)
+            if history.passing:
+                return feature
             if history.storage.written:  # the model writes into what this site returns: from now on copies are kept
                 copies.add(index)
             history.push(session.step, session.position, feature, how, copies=index in copies)
+            if told is not None:
+                told(session.moment(rule), next(x for x in flatten(feature)[0] if _is_feature(x)))
             return feature
 
         def predicted(session: Session, history: History):
             session.predicted.append(index)
             adjust = None if site.adjust is None else functools.partial(site.adjust, session.step)
-            return history.predict(history.weights(session.position, how, session.weights), adjust)
+            if how.gauged is None:
+                weights = history.weights(session.position, how, session.weights)
+            else:
+                weights = how.gauged(session.moment(rule), history.depth + 1)
+            return history.predict(weights, adjust)
 
         return call
 
@@ -286,7 +296,8 @@ class Cache:
                 return history.stubs[number]
             if decided is None:  # the probe inside has not told: it was in another module, or did not run
                 history.decided = False
-            history.stubs[number] = stub(result, shaped)
+            if not history.passing:
+                history.stubs[number] = stub(result, shaped)
             return result
 
         return call

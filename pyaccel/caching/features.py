@@ -22,8 +22,8 @@ class History:
     """
 
     __slots__ = (
-        "_decided", "_serial", "_shapes", "depth", "entry", "inputs", "last", "partners", "positions", "rebuild",
-        "residual", "storage", "stubs",
+        "_serial", "_shapes", "decided", "depth", "entry", "inputs", "last", "partners", "passing", "positions",
+        "rebuild", "residual", "storage", "stubs",
     )  # fmt: skip
 
     def __init__(self, storage: Raw | None = None, residual: bool = False):
@@ -37,7 +37,9 @@ class History:
         self.stubs: dict[int, Any] = {}  # for each feeding module what it returns where the site is predicted
         self.entry: list = []  # in a model call: the tensors with which the site was entered
         self.partners: list[int | None] | None = None  # for each leaf of the feature the number of its input
-        self._serial, self._decided, self._shapes = 0, False, None
+        self.passing = False  # computed in this call, and not remembered
+        self._serial, self._shapes = 0, None
+        self.decided: bool | None = False  # whether the site is predicted in this call; None: a probe will tell
 
     def entered(self, session, args: tuple, kwargs: dict) -> bool:
         """Notes with what the site was entered in this model call of ``session``; False where that is done already."""
@@ -56,15 +58,6 @@ class History:
     def usable(self) -> bool:
         """Whether there is a feature for inputs of these shapes, and nobody has written into it."""
         return bool(self.positions) and self.inputs == self._shapes and self._intact()
-
-    @property
-    def decided(self) -> bool:
-        """Whether the site is predicted in this model call."""
-        return self._decided
-
-    @decided.setter
-    def decided(self, predicted: bool) -> None:
-        self._decided = predicted
 
     def push(self, step: int, position: float, feature: Any, how: How, copies: bool = False) -> None:
         """Remembers the full ``feature`` of ``step``."""

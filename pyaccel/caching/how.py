@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from .moment import Moment
+
 
 @dataclass(frozen=True)
 class How:
@@ -17,12 +19,14 @@ class How:
 
     ``order`` is the highest difference that is used; ``first`` the step from which differences are formed. How many
     have been formed (the depth) is counted by the history, since its length does not tell: it grows by one with each
-    full step from ``first`` on.
+    full step from ``first`` on. ``gauged(moment, count)``, where there is one, gives the weights of ``count`` features
+    by what a rule has seen.
     """
 
     order: int
     first: int
     weights: Callable[[Sequence[float], float], list[float]]
+    gauged: Callable[[Moment, int], list[float]] | None = None
 
 
 def reuse() -> How:

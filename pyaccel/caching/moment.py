@@ -10,9 +10,13 @@ import torch
 
 from .. import ops
 
-When = Callable[["Moment"], bool]
-"""A rule: whether the sites that it decides for compute in full. It is asked once in each model call, when the first
-of them is reached, so it may look at what has been computed before. The first call of a pass is always in full."""
+When = Callable[["Moment"], "bool | None"]
+"""A rule: whether the sites that it decides for compute in full (True) or are predicted (False); None is for computing
+them without remembering anything. It is asked once in each model call, when the first of them is reached, so it may
+look at what has been computed before. The first call of a pass is always in full, and no rule is asked.
+
+A rule may have two methods more: ``computed(moment, feature)`` is told what a site of it has computed in full, and
+``verified(moment, error)`` says whether a verified prediction is accepted."""
 
 
 class Moment:
@@ -28,7 +32,7 @@ class Moment:
         probe: what the probe computed in this call (a tensor), if the sites have one.
     """
 
-    __slots__ = ("_computed", "_previous", "group", "hits", "last", "memory", "probe", "step", "steps", "t")
+    __slots__ = ("_computed", "_older", "_previous", "group", "hits", "last", "memory", "probe", "step", "steps", "t")
 
     def __init__(self, group: Any = None):
         self.step, self.steps, self.t, self.last, self.hits = -1, None, math.nan, -1, 0
@@ -36,6 +40,7 @@ class Moment:
         self.probe: torch.Tensor | None = None
         self._previous: _Kept | None = None
         self._computed: _Kept | None = None
+        self._older: _Kept | None = None
         self.group = group
 
     @property
@@ -58,8 +63,7 @@ class Moment:
         """
         if self.probe is None:
             raise ValueError("this rule asks how much a probe has changed, and its sites have no probe")
-        kept = self._computed if since == "computed" else self._previous
-        before = None if kept is None else kept.tensor()
+        before = self.before(since)
         if before is None or before.shape != self.probe.shape:
             change = math.inf
         else:
@@ -67,20 +71,25 @@ class Moment:
         return agreed(change, self.group, self.probe.device)
 
     def before(self, since: str = "computed") -> torch.Tensor | None:
-        """The probe's tensor of the last full call or of the last call; None where there is none."""
-        kept = self._computed if since == "computed" else self._previous
+        """The probe's tensor of the last full call ("computed"), the one before that ("older") or the last call at all
+        ("previous"); None where there is none."""
+        kept = {"computed": self._computed, "older": self._older, "previous": self._previous}[since]
         return None if kept is None else kept.tensor()
 
-    def decided(self, full: bool) -> None:
+    def decided(self, full: bool | None) -> None:
         """The rule has decided; the engine says so."""
         if self.probe is not None:
-            self._previous = _Kept(self.probe)
-            if full:
-                self._computed = self._previous
+            self.keep(full)
         if full:
             self.last = self.step
-        else:
+        elif full is not None:
             self.hits += 1
+
+    def keep(self, full: bool | None) -> None:
+        """Keeps the probe's tensor for later calls."""
+        self._previous = _Kept(self.probe)
+        if full:
+            self._older, self._computed = self._computed, self._previous
 
 
 class _Kept:

@@ -58,12 +58,15 @@ class Probing:
             if session is None:
                 return original(*args, **kwargs)
             given = _tensors(args, kwargs) if probe.since in (None, probe.module) else session.taps.get(id(probe), [])
-            result = original(*args, **kwargs)
-            if session.decided(when) is None:
-                session.moment(when).probe = _looked_at(result, given, probe, known)
-                if probe.inside and not session.full(when):
+            result = None if probe.input else original(*args, **kwargs)
+            moment = session.moment(when)
+            if moment.probe is None:
+                moment.probe = given[0] if probe.input else _looked_at(result, given, probe, known)
+                if session.asked(when):  # the first call is in full without a question
+                    moment.keep(session.full(when))
+                elif probe.inside and session.full(when) is False:
                     raise Leave(index)
-            return result
+            return original(*args, **kwargs) if probe.input else result
 
         return call
 

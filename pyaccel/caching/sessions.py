@@ -27,8 +27,10 @@ MOST_PASSES = 16
 class Session:
     """What is kept for one run and one pass of guidance."""
 
-    __slots__ = ("_decisions", "_moments", "branch", "computed", "conditioning", "forced", "group", "histories", "order",
-                 "position", "predicted", "serial", "signature", "step", "steps", "t", "taps", "used", "weights")  # fmt: skip
+    __slots__ = (
+        "_decisions", "_moments", "branch", "computed", "conditioning", "forced", "group", "histories", "order",
+        "position", "predicted", "serial", "signature", "step", "steps", "t", "taps", "used", "weights",
+    )  # fmt: skip
 
     def __init__(self, signature: tuple, branch: str | None = None):
         self.signature, self.branch = signature, branch
@@ -51,7 +53,9 @@ class Session:
         self.predicted: list[int] = []
         self.taps: dict[int, Any] = {}  # inputs of modules that probes look at
         self.weights: dict[tuple, list[float]] = {}
-        self._decisions: dict[int, bool] = {}
+        self._decisions: dict[int, bool | None] = {}
+        for moment in self._moments.values():
+            moment.probe = None
 
     def moment(self, when: When) -> Moment:
         """The rule's view of this pass."""
@@ -60,25 +64,20 @@ class Session:
             moment = self._moments[id(when)] = Moment(self.group)
         return moment
 
-    def decided(self, when: When) -> bool | None:
-        """What the rule has said in this model call; None before it was asked."""
-        return self._decisions.get(id(when))
+    def asked(self, when: When) -> bool:
+        """Whether the rule has been asked in this model call."""
+        return id(when) in self._decisions
 
-    def full(self, when: When) -> bool:
-        """Whether the rule's sites compute in this model call; asked once."""
-        full = self._decisions.get(id(when))
-        if full is None:
+    def full(self, when: When) -> bool | None:
+        """Whether the rule's sites compute in this model call, None for "compute, but remember nothing"; asked once."""
+        key = id(when)
+        if key not in self._decisions:
             moment = self.moment(when)
             moment.step, moment.steps, moment.t = self.step, self.steps, self.t
-            full = self.forced or moment.last < 0 or bool(when(moment))
+            full = True if self.forced or moment.last < 0 else when(moment)
             moment.decided(full)
-            self._decisions[id(when)] = full
-        return full
-
-    @property
-    def all_full(self) -> bool:
-        """Whether every rule that was asked said so."""
-        return all(self._decisions.values())
+            self._decisions[key] = full
+        return self._decisions[key]
 
 
 class RunState:

@@ -20,11 +20,13 @@ class Probe:
             the site itself is entered.
         since: a module, run before or the same one, whose input is subtracted: the residual of the blocks between.
         inside: ``module`` lies inside of the site. As soon as the rule says "predict", the site's computation is left.
+        input: look at the module's input instead, before it runs.
     """
 
     module: nn.Module | None = None
     since: nn.Module | None = None
     inside: bool = False
+    input: bool = False
 
 
 @dataclass(frozen=True, eq=False)

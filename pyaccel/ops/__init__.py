@@ -2,11 +2,17 @@
 
 from .backend import CODES
 from .blend import blend
+from .gated_combination import gated_combination
 from .linear_combination import Prepared, linear_combination, prepare
 from .noise import Noise, normal
+from .quantize import Quantized, quantize
+from .relative_l1 import relative_l1
 from .threshold import threshold
 
 DTYPES = tuple(CODES)
 """Element types that the operations take."""
 
-__all__ = ["DTYPES", "Noise", "Prepared", "blend", "linear_combination", "normal", "prepare", "threshold"]
+__all__ = [
+    "DTYPES", "Noise", "Prepared", "Quantized", "blend", "gated_combination", "linear_combination", "normal", "prepare",
+    "quantize", "relative_l1", "threshold",
+]  # fmt: skip

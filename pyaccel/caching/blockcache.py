@@ -1,0 +1,40 @@
+"""BlockCache (Wimbauer et al. 2024, arXiv 2312.03209)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from torch import nn
+
+from .calibration import Calibration
+from .engine import Cache, attach
+from .how import reuse
+from .when import every, mask
+from .where import branches
+
+
+def blockcache(
+    model: nn.Module,
+    calibration: Calibration | str | os.PathLike,
+    delta: float = 0.5,
+    steps: int | None = None,
+    **settings,
+) -> Cache:
+    """Each branch has a schedule of its own: it is computed when the calibrated changes since then add up to ``delta``.
+
+    Args:
+        model: any that :func:`pyaccel.caching.branches` recognises.
+        calibration: of this model (:func:`pyaccel.caching.calibrate`) with as many steps, or its file.
+        delta: the larger, the fewer computations; 0.5 in the paper for a latent diffusion U-Net.
+        steps: of a run, where nothing announces a StepContext and the times say nothing.
+        settings: ``memory`` and ``group``, as in :func:`pyaccel.caching.attach`.
+
+    Raises ValueError for another model's calibration.
+    """
+    if not isinstance(calibration, Calibration):
+        calibration = Calibration.load(calibration)
+    schedule = calibration.check(model).schedule(delta)
+    rules = {tuple(due): mask(due) for due in schedule}  # sites of one schedule share a rule
+    where = [replace(site, when=rules[tuple(due)]) for site, due in zip(branches(model), schedule, strict=True)]
+    return attach(f"blockcache(delta={delta})", model, where=where, when=every(1), how=reuse(), steps=steps, **settings)
