@@ -244,10 +244,10 @@ class Cache:
                     raise
                 history.decided = True
                 return predicted(session, history)
+            session.computed.append(index)
             if decided:
                 self._verify(session, site, history, feature)
-            session.computed.append(index)
-            if history.passing:
+            if decided or history.passing:
                 return feature
             if history.storage.written:  # the model writes into what this site returns: from now on copies are kept
                 copies.add(index)
