@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from .. import ops
-from ..denoiser import StepContext, current_context
+from ..denoiser import Run, StepContext, announce, current_context
+from ..names import look_up
 from .calls import Arguments
 from .features import History, flatten, stub
 from .how import How
@@ -66,6 +67,7 @@ class Cache:
         self._root: Patch | None = None
         self._copies: set[int] = set()  # sites whose features the model writes into
         self._whole: Callable | None = None  # the site that is the model itself
+        self._estimating = False
         self._statistics = Statistics(where, weights_of(model, where))
 
     # -- attaching ----------------------------------------------------------------------------------------------------
@@ -143,11 +145,42 @@ class Cache:
         """Counts since the cache was made; bytes are those of one run and guidance pass."""
         return self._statistics.summary(self.method)
 
+    def estimate(self, *args, **kwargs) -> int:
+        """The bytes that the features of one run and pass will take, for model calls with these arguments.
+
+        The model is not computed, only its shapes are; a tensor on the "meta" device will do for a sample. Nothing is
+        attached afterwards that was not before.
+        """
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        before = self.attached
+        if not before:
+            self.attach()
+        self._estimating = True
+        try:
+            device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+            given = [*args, *kwargs.values()]
+            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), announce(StepContext(Run(), 0, 1, 1.0)):
+                fake = [torch.empty_like(x, device=device) if isinstance(x, torch.Tensor) else x for x in given]
+                session = self._begin(tuple(fake), {})[1]
+                token = self._active.set(session)
+                try:
+                    run = self._entered(self._root.original)
+                    run(*fake[: len(args)], **dict(zip(kwargs, fake[len(args) :], strict=True)))
+                finally:
+                    self._active.reset(token)
+                return sum(history.storage.expected(self.how.order + 1) for history in session.histories.values())
+        finally:
+            self._estimating = False
+            self.reset()
+            if not before:
+                self.detach()
+
     # -- one model call -----------------------------------------------------------------------------------------------
 
     def _model_call(self, original, args: tuple, kwargs: dict):
         state, session = self._begin(args, kwargs)
-        run = original if self._whole is None else lambda *a, **k: self._whole(original, a, k)
+        run = self._entered(original)
         token, again = self._active.set(session), False
         try:
             try:
@@ -173,6 +206,10 @@ class Cache:
             )
         self._count(session, again)
         return result
+
+    def _entered(self, original: Callable) -> Callable:
+        """The model's own forward, as a site where it is one."""
+        return original if self._whole is None else lambda *a, **k: self._whole(original, a, k)
 
     @torch.compiler.disable
     def _sound(self, result: Any) -> bool:
@@ -252,7 +289,7 @@ class Cache:
             if history.storage.written:  # the model writes into what this site returns: from now on copies are kept
                 copies.add(index)
             history.push(session.step, session.position, feature, how, copies=index in copies)
-            if told is not None:
+            if told is not None and not self._estimating:
                 told(session.moment(rule), next(x for x in flatten(feature)[0] if _is_feature(x)))
             return feature
 
@@ -386,7 +423,7 @@ def attach(
     method: str,
     model: nn.Module,
     *,
-    where: Iterable[Site],
+    where: Iterable[Site | str],
     when: When,
     how: How,
     steps: int | None = None,
@@ -399,7 +436,7 @@ def attach(
     Args:
         method: what it is called in the summary and in errors.
         model: one call of it is one model call; its ``forward`` is replaced while the cache is attached.
-        where: the sites, as :func:`branches` finds them or as you describe them.
+        where: the sites, as :func:`branches` finds them or as you describe them; a string is the name of a module.
         when: which steps are computed in full.
         how: how a feature is predicted.
         steps: the number of steps of a run, for use without a StepContext on a model whose times say nothing.
@@ -409,9 +446,11 @@ def attach(
             ``schedule.log_snr``. Where the time is not known it is the step.
         group: a process group whose ranks decide alike.
 
-    Raises TypeError when ``where`` holds anything but :class:`Site`, ValueError for settings that there are not.
+    Raises TypeError when ``where`` holds anything but :class:`Site` and names, ValueError for a name or a setting that
+    there is not.
     """
-    where = list(where)
+    modules = dict(model.named_modules())
+    where = [Site(s, look_up("module", s, modules)) if isinstance(s, str) else s for s in where]
     wrong = [site for site in where if not isinstance(site, Site)]
     if wrong:
         raise TypeError(f"where= must be a list of caching.Site, got {type(wrong[0]).__name__}")

@@ -87,6 +87,10 @@ class Raw:
         """Memory held."""
         return sum(_bytes(t) for leaves in self.features for t in leaves)
 
+    def expected(self, room: int) -> int:
+        """Memory that ``room`` features like the newest will take."""
+        return room * sum(map(_bytes, self.features[0]))
+
 
 class Compact:
     """The features of one site in fewer bits: the newest in bfloat16, ``dtype`` for the differences to older ones.
@@ -151,6 +155,13 @@ class Compact:
     def bytes(self) -> int:
         """Memory held."""
         return sum(_bytes(t) for leaves in (self._newest, *self._older) for t in leaves)
+
+    def expected(self, room: int) -> int:
+        """As in :class:`Raw`."""
+        numel = sum(x.numel() for x in self._newest if isinstance(x, torch.Tensor))
+        rows = sum(x.shape[:-1].numel() for x in self._newest if isinstance(x, torch.Tensor))
+        each = 2 * numel if self.dtype == torch.bfloat16 else numel + 4 * rows
+        return 2 * numel + (room - 1) * each
 
 
 MEMORY = {"int8": torch.int8, "fp8": torch.float8_e4m3fn, "bf16": torch.bfloat16}

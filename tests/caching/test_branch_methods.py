@@ -1,6 +1,7 @@
 """FORA, HiCache, BlockCache, PAB, SpeCa, EasyCache and DeepCache, each beside its paper's rule written out plainly."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -140,7 +141,7 @@ def test_calibration_of_the_trunk():
     model = dit()
     calibration = caching.calibrate(model, [lambda: drive(model, inputs())] * 2)
     outputs = drive(model, inputs())
-    expected = [relative(b, a) for a, b in zip(outputs, outputs[1:], strict=False)]
+    expected = [relative(b, a) for a, b in pairwise(outputs)]
     torch.testing.assert_close(calibration.output_change, (0.0, *expected), rtol=1e-4, atol=1e-6)
     assert calibration.magnitudes[0] == 1.0
     assert all(0.5 < m < 2 for m in calibration.magnitudes)
@@ -281,7 +282,7 @@ def test_centred_steps():
     steps = caching.full_steps(caching.centred(5, center=20, power=1.4), 50)
     assert steps[0] == 0
     assert 8 <= len(steps) <= 11
-    gaps = [b - a for a, b in zip(steps, steps[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(steps)]
     nearest = min(range(len(gaps)), key=lambda i: abs((steps[i] + steps[i + 1]) / 2 - 20))
     assert gaps[nearest] == min(gaps)
     assert gaps[-1] > gaps[nearest]
