@@ -257,8 +257,9 @@ class EDMLinear(nn.Module):
 
 
 class UNetBlock(nn.Module):
-    def __init__(self, cin, cout, attention):
+    def __init__(self, cin, cout, attention=False):
         super().__init__()
+        self.in_channels = cin
         self.norm0, self.conv0 = nn.GroupNorm(2, cin), EDMConv(cin, cout, 3)
         self.affine = EDMLinear(WIDTH, cout)
         self.norm1, self.conv1 = nn.GroupNorm(2, cout), EDMConv(cout, cout, 3)
@@ -282,18 +283,25 @@ class SongUNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.map_layer0, self.map_layer1 = EDMLinear(WIDTH, WIDTH), EDMLinear(WIDTH, WIDTH)
-        self.enc = nn.ModuleDict(
-            {"8x8_conv": EDMConv(3, 8, 3), "8x8_block0": UNetBlock(8, 8, False), "8x8_block1": UNetBlock(8, 16, True)}
-        )
-        self.dec = nn.ModuleDict({"8x8_in0": UNetBlock(16, 16, True), "8x8_block0": UNetBlock(32, 8, False)})
-        self.out = EDMConv(8, 3, 3)
+        enc = {"8x8_conv": EDMConv(3, 8, 3), "8x8_block0": (8, 8), "4x4_down": (8, 8), "4x4_block0": (8, 16, True)}
+        dec = {"4x4_in0": (16, 16, True), "4x4_in1": (16, 16), "4x4_block0": (32, 16), "4x4_block1": (24, 16)}
+        dec |= {"8x8_up": (16, 16), "8x8_block0": (24, 8), "8x8_block1": (16, 8), "8x8_aux_conv": EDMConv(8, 3, 3)}
+        for name, layers in (("enc", enc), ("dec", dec)):
+            made = {k: UNetBlock(*v) if isinstance(v, tuple) else v for k, v in layers.items()}
+            setattr(self, name, nn.ModuleDict(made))
 
     def forward(self, x, noise_labels, class_labels=None):
         emb = F.silu(self.map_layer1(F.silu(self.map_layer0(noise_labels[:, None].expand(-1, WIDTH)))))
-        x = self.enc["8x8_block0"](self.enc["8x8_conv"](x), emb)
-        skip = self.enc["8x8_block1"](x, emb)
-        x = self.dec["8x8_in0"](skip, emb)
-        return self.out(self.dec["8x8_block0"](torch.cat([x, skip], dim=1), emb))
+        skips = []
+        for block in self.enc.values():
+            x = block(x, emb) if isinstance(block, UNetBlock) else block(x)
+            skips.append(x)
+        for name, block in self.dec.items():
+            if "aux" in name:
+                return block(x)
+            if x.shape[1] != block.in_channels:
+                x = torch.cat([x, skips.pop()], dim=1)
+            x = block(x, emb)
 
 
 def _own_dit():
@@ -345,8 +353,8 @@ ARCHITECTURES = [
         SongUNet,
         (2, 3, 8, 8),
         lambda x, t: {"x": x, "noise_labels": torch.full((len(x),), t)},
-        {"resnet": 4},
-        ("enc.8x8_block1", "dec.8x8_in0"),
+        {"resnet": 10},
+        ("enc.8x8_block0", "dec.4x4_in0"),
     ),
     Architecture(
         "DiT",

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pyaccel import caching
+from pyaccel.denoiser import Run, StepContext, announce
 
 from .architectures import ARCHITECTURES, BY_NAME, numbers
 
@@ -130,3 +131,42 @@ def test_controlnet_residuals():
         assert cache.summary().full_calls == 20
     assert all(torch.equal(a, b) for a, b in zip(both[::2], alone[0], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(both[1::2], alone[1], strict=True))
+
+
+WHOLE = {
+    "delta_dit": lambda m: caching.delta_dit(m, interval=2, boundary=4),
+    "dbcache": lambda m: caching.dbcache(m, front=1, warmup=1, threshold=1e9, in_a_row=1),
+    "teacache": lambda m: caching.teacache(m, threshold=1e9),
+    "last_block": lambda m: caching.taylorseer(m, interval=2, order=0, warmup=1, where="last_block"),
+    "deepcache": lambda m: caching.deepcache(m, interval=2),
+}
+
+
+@each
+@pytest.mark.parametrize("method", WHOLE)
+@torch.no_grad()
+def test_ranges_of_blocks_and_depths(architecture, method):
+    """Full steps are exact, a predicted one leaves blocks out and is near to the truth, and all is taken back."""
+    model, x = architecture.model(), architecture.sample()
+    is_unet = "UNet" in type(model).__name__
+    if is_unet != (method == "deepcache"):
+        with pytest.raises(ValueError, match=r"no list of transformer blocks|no U-Net of a known form"):
+            WHOLE[method](model)
+        return
+    cache = WHOLE[method](model)
+    expected = [architecture.call(model, x * (1 - 0.01 * i), 0.9 - 0.001 * i) for i in range(4)]
+    ran = []
+    run = Run()
+    with cache:
+        hooks = [m.register_forward_hook(lambda m, *_: ran.append(m)) for m in expensive(model)]
+        found, counts = [], []
+        for i in range(4):
+            ran.clear()
+            with announce(StepContext(run, i, 4, 0.9 - 0.001 * i)):
+                found.append(architecture.call(model, x * (1 - 0.01 * i), 0.9 - 0.001 * i))
+            counts.append(len(ran))
+        [hook.remove() for hook in hooks]
+    assert torch.equal(found[0], expected[0])
+    assert counts[1] < counts[0]
+    assert float((found[1] - expected[1]).norm() / expected[1].norm()) < 0.3
+    assert torch.equal(architecture.call(model, x, 0.9), expected[0])

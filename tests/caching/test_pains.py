@@ -92,7 +92,7 @@ def test_a_figure_of_what_was_saved():
 
 
 def test_blocks_stay_compilable():
-    """Sites outside of blocks: no break inside of a block, and no step compiles anything that the first three did not."""
+    """Sites outside of blocks: no break inside of one, and no step compiles what the first three did not."""
     model, xs = dit(), inputs()
     with caching.delta_dit(model, interval=3, boundary=6, count=3):
         expected = drive(model, xs)
