@@ -9,6 +9,7 @@ import click
 
 from . import __version__
 from .commands.bench import bench
+from .commands.calibrate import calibrate
 from .commands.plan import plan
 from .commands.sample import sample
 from .commands.solvers import solvers
@@ -109,7 +110,7 @@ def train(
         sys.exit(130)
 
 
-for command in (bench, plan, sample, solvers):
+for command in (bench, calibrate, plan, sample, solvers):
     cli.add_command(command)
 
 

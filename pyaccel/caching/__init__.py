@@ -1,5 +1,6 @@
 """Feature caching: where · when · how. Each published method is a choice of the three."""
 
+from .auto import auto
 from .blockcache import blockcache
 from .calibration import Calibration, calibrate
 from .dbcache import dbcache, fbcache
@@ -15,6 +16,7 @@ from .magcache import magcache
 from .moment import Moment, When
 from .pab import pab
 from .ranges import blocks, first_blocks, modulated_input, spans
+from .registry import CACHES, options_of
 from .speca import speca
 from .statistics import Summary
 from .taylorseer import taylorseer
@@ -23,27 +25,10 @@ from .unet import below_branch
 from .when import every, full_steps, mask, on_steps
 from .where import Probe, Site, branches
 
-CACHES = {
-    "taylorseer": taylorseer,
-    "fora": fora,
-    "deepcache": deepcache,
-    "delta_dit": delta_dit,
-    "blockcache": blockcache,
-    "fbcache": fbcache,
-    "dbcache": dbcache,
-    "teacache": teacache,
-    "magcache": magcache,
-    "hicache": hicache,
-    "pab": pab,
-    "easycache": easycache,
-    "dicache": dicache,
-    "speca": speca,
-}
-
 __all__ = [
-    "CACHES", "FLUX", "Cache", "Calibration", "How", "Moment", "Probe", "Site", "Summary", "When", "attach",
+    "CACHES", "FLUX", "Cache", "Calibration", "How", "Moment", "Probe", "Site", "Summary", "When", "attach", "auto",
     "below_branch", "blockcache", "blocks", "branches", "calibrate", "centred", "dbcache", "deepcache", "delta_dit",
     "dicache", "easycache", "every", "fbcache", "first_blocks", "fora", "full_steps", "hermite", "hicache", "magcache",
-    "mask", "modulated_input", "newton", "on_steps", "pab", "reuse", "spans", "speca", "taylor", "taylorseer",
+    "mask", "modulated_input", "newton", "on_steps", "options_of", "pab", "reuse", "spans", "speca", "taylor", "taylorseer",
     "teacache",
 ]  # fmt: skip

@@ -32,9 +32,10 @@ def blockcache(
 
     Raises ValueError for another model's calibration.
     """
-    if not isinstance(calibration, Calibration):
-        calibration = Calibration.load(calibration)
-    schedule = calibration.check(model).schedule(delta)
+    found = Calibration.of(calibration, model)
+    if found is None:
+        raise TypeError(f"calibration must be a caching.Calibration or its file, got {type(calibration).__name__}")
+    schedule = found.schedule(delta)
     rules = {tuple(due): mask(due) for due in schedule}  # sites of one schedule share a rule
     where = [replace(site, when=rules[tuple(due)]) for site, due in zip(branches(model), schedule, strict=True)]
     return attach(f"blockcache(delta={delta})", model, where=where, when=every(1), how=reuse(), steps=steps, **settings)

@@ -95,6 +95,13 @@ class Calibration:
         write_atomically(path, lambda to: to.write_text(text))
 
     @classmethod
+    def of(cls, given: Any, model: nn.Module) -> Calibration | None:
+        """A calibration, or the one in a file, checked against ``model``; None where ``given`` is neither."""
+        if isinstance(given, (str, os.PathLike)):
+            given = cls.load(given)
+        return given.check(model) if isinstance(given, cls) else None
+
+    @classmethod
     def load(cls, path: str | os.PathLike) -> Calibration:
         """What ``save`` wrote. Raises ValueError, with the file's name, for anything else."""
         try:
@@ -103,6 +110,8 @@ class Calibration:
                 raise ValueError("another version")
             data["change"] = tuple(tuple(map(float, row)) for row in data["change"])
             return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        except OSError as error:
+            raise ValueError(f"no calibration in {path}: {error.strerror}; pyaccel calibrate makes one") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a calibration: {error}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class Magnitudes:
 
 def magcache(
     model: nn.Module,
-    ratios: Sequence[float] | Calibration,
+    ratios: Sequence[float] | Calibration | str | os.PathLike,
     threshold: float = 0.24,
     in_a_row: int = 5,
     retention: float = 0.1,
@@ -50,7 +51,8 @@ def magcache(
 
     Args:
         model: a transformer with lists of blocks.
-        ratios: γ for each step, mean(‖r_t‖/‖r_(t−1)‖) over the tokens, or a Calibration of this model; with another
+        ratios: γ for each step, mean(‖r_t‖/‖r_(t−1)‖) over the tokens, or a Calibration of this model, or its
+            file; with another
             number of steps the nearest are taken.
         threshold: of the summed |1 − Π γ|.
         in_a_row: K, the most predicted steps one after the other.
@@ -61,8 +63,9 @@ def magcache(
     The defaults are the authors' for FLUX. Raises ValueError for options out of range.
     """
     where = spans(model)
-    if isinstance(ratios, Calibration):
-        ratios = ratios.check(model).magnitudes
+    found = Calibration.of(ratios, model)
+    if found is not None:
+        ratios = found.magnitudes
     ratios = tuple(map(float, ratios))
     if not ratios or not all(r > 0 for r in ratios):
         raise ValueError("ratios must be numbers above 0, one for each step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class Accumulated:
 def teacache(
     model: nn.Module,
     threshold: float = 0.25,
-    coefficients: Sequence[float] | Calibration | None = None,
+    coefficients: Sequence[float] | Calibration | str | os.PathLike | None = None,
     steps: int | None = None,
     **settings,
 ) -> Cache:
@@ -54,7 +55,7 @@ def teacache(
         model: a transformer with lists of blocks, the first of which begins with a modulated attention.
         threshold: of the sum of estimated changes; the authors use 0.25 to 0.8 for FLUX.
         coefficients: of the polynomial, highest power first, such as ``caching.FLUX``; or a Calibration of this model
-            (:func:`pyaccel.caching.calibrate`), which has fitted it; None takes the change itself.
+            (:func:`pyaccel.caching.calibrate`), or its file, which has fitted it; None takes the change itself.
         steps: of a run, where nothing announces a StepContext.
         settings: ``memory`` and ``group``, as in :func:`pyaccel.caching.attach`.
 
@@ -63,8 +64,9 @@ def teacache(
     if not threshold > 0:
         raise ValueError(f"threshold must be above 0, got {threshold!r}")
     where = spans(model, probe=modulated_input(model))
-    if isinstance(coefficients, Calibration):
-        coefficients = coefficients.check(model).polynomial
+    found = Calibration.of(coefficients, model)
+    if found is not None:
+        coefficients = found.polynomial
     rule = Accumulated(threshold, (1.0, 0.0) if coefficients is None else tuple(map(float, coefficients)))
     return attach(f"teacache(threshold={threshold})", model, where=where, when=rule, how=reuse(), steps=steps,
                   **settings)  # fmt: skip

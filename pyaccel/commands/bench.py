@@ -1,4 +1,4 @@
-"""``pyaccel bench``: comparisons of solvers on the models of the zoo."""
+"""``pyaccel bench``: comparisons of solvers and of caches on the models of the zoo."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import click
 MODELS = {"fashion-dit": ["fashion-dit"], "fashion-unet": ["fashion-unet"], "both": ["fashion-dit", "fashion-unet"]}
 
 
-@click.group(short_help="Compare solvers: the error of each against its model calls.")
+@click.group(short_help="Compare solvers, and caches, on the models of the zoo.")
 def bench() -> None:
-    """Compare solvers on the models of the zoo, and with what their papers say."""
+    """Compare solvers on the models of the zoo, and with what their papers say; and feature caches."""
 
 
 @bench.command(short_help="Error against model calls, for every deterministic solver.")
@@ -61,6 +61,45 @@ def solvers(
         console.print(rich_table(results["calls"], claims.ranking(results["calls"], entry["rows"]), name))
         for verdict in claims.verdicts(results["calls"], entry["rows"]):
             print(f"{verdict.word}: {verdict.claim} {verdict.detail}")
+    print(f"report: {out / 'report.html'}")
+
+
+@bench.command(short_help="Quality against speed, for every feature cache.")
+@click.option("--model", type=click.Choice(MODELS["both"]), default="fashion-dit", show_default=True)
+@click.option("--solver", default="euler", show_default=True, help="Of the uncached run and of every cache.")
+@click.option("--steps", type=click.IntRange(2), default=50, show_default=True)
+@click.option("--count", type=click.IntRange(4), help="Images of each row; default: 2000.")
+@click.option("--caches", "only", help="Only these, e.g. taylorseer,fora; default: all.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("pyaccel-caches"), show_default=True)
+@click.option("--quick", is_flag=True, help="100 images a row: four minutes instead of an hour.")
+@click.option("--progress/--no-progress", default=True, show_default=True)
+def caching(
+    model: str,
+    solver: str,
+    steps: int,
+    count: int | None,
+    only: str | None,
+    out: Path,
+    quick: bool,
+    progress: bool,
+) -> None:
+    """Quality and speed of every feature cache, in pairs with the uncached run: the same noise and labels.
+
+    Beside them stand solvers with as many full calls and no cache. Writes report.html, pictures and results.json.
+    """
+    from rich.console import Console
+
+    from ..evaluation import cache_bench, rich_table
+
+    names = None if only is None else [name.strip() for name in only.split(",")]
+    results = cache_bench.run(
+        out, model, solver=solver, steps=steps, count=count, only=names, quick=quick, progress=progress
+    )
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(rich_table(results))
+    for row in results["rows"]:
+        if "note" in row:
+            print(f"{row['name']}: {row['note']}")
     print(f"report: {out / 'report.html'}")
 
 

@@ -16,9 +16,12 @@ from .options import make_plan, parse_options
 @click.option("--solver-order", type=int, help="The same as -o order=N; default: the solver's own.")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the solver, e.g. -o eta=0.5.")
 @click.option("--grid", help="uniform, quadratic, log_snr, karras, ...; default: the solver's own.")
-@click.option("--cache", "cache_name", help="taylorseer.")
-@click.option("--interval", type=int, default=4, show_default=True, help="Of the cache: in full every N-th step.")
-@click.option("--order", type=int, default=2, show_default=True, help="Of the cache's polynomial.")
+@click.option("--cache", "cache_name", help="taylorseer, deepcache, fbcache, ...; see: docs/caching.md.")
+@click.option(
+    "-c", "--cache-option", "cache_options", multiple=True, metavar="KEY=VALUE", help="Of it, e.g. -c threshold=0.1."
+)
+@click.option("--interval", type=int, help="The same as -c interval=N: in full every N-th step.")
+@click.option("--order", type=int, help="The same as -c order=N: of the cache's polynomial.")
 @click.option("--count", type=int, default=64, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all noise; sample i depends on it and i.")
 @click.option("--classes", help="Labels to cycle through, e.g. 0,3; default: all.")
@@ -33,8 +36,9 @@ def sample(
     options: tuple[str, ...],
     grid: str | None,
     cache_name: str | None,
-    interval: int,
-    order: int,
+    cache_options: tuple[str, ...],
+    interval: int | None,
+    order: int | None,
     count: int,
     seed: int,
     classes: str | None,
@@ -65,9 +69,18 @@ def sample(
 
     denoiser = zoo.load(model, guidance=guidance)
     plan = make_plan(solver, denoiser.schedule, steps, **{"grid": grid, **settings})
+    of_cache = parse_options(cache_options)
+    for key, value in (("interval", interval), ("order", order)):
+        if value is not None and of_cache.setdefault(key, value) != value:
+            raise ValueError(f"--{key} and -c {key}= are the same; give one of them")
+    if of_cache and cache_name is None:
+        raise ValueError(f"{', '.join(of_cache)}: options of a cache, but there is none; name it: --cache taylorseer")
     cache = None
     if cache_name is not None:
-        cache = look_up("cache", cache_name, caching.CACHES)(denoiser.model, interval=interval, order=order)
+        make = look_up("cache", cache_name, caching.CACHES)
+        for key in of_cache:
+            look_up(f"option of {cache_name}", key, caching.options_of(make))
+        cache = make(denoiser.model, **of_cache)
     with progress_bar(f"sampling {model}", count) as bar:
         result = generate(
             denoiser, plan, count, seed=seed, classes=_numbers(classes), cache=cache, batch=batch, bar=bar

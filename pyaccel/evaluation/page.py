@@ -25,7 +25,7 @@ def page(results: Mapping, rows: Sequence[Row], opening: str, pictures: Mapping[
         figure("What speed costs", "Lower right is better. On the line: methods that no other one beats in both.",
                pictures.get("pareto"), "RMSE and FID of each method against its speed-up"),
         "<h2>What the columns say</h2>",
-        _legend(),
+        _legend(results.get("explanations", {})),
     ]  # fmt: skip
     return document(str(results.get("title") or "pyaccel report"), parts)
 
@@ -55,11 +55,10 @@ def _table(rows: Sequence[Row], baseline: Row) -> str:
     )
 
 
-def _legend() -> str:
+def _legend(explanations: Mapping[str, str]) -> str:
     entries = []
     for column in COLUMNS:
         direction = f"{column.better} is better" if column.better else ""
-        entries.append(
-            f"<dt>{escape(column.title)}<br><small>{direction}</small></dt><dd>{escape(column.explanation)}</dd>"
-        )
+        text = explanations.get(column.key, column.explanation)
+        entries.append(f"<dt>{escape(column.title)}<br><small>{direction}</small></dt><dd>{escape(text)}</dd>")
     return f"<dl>{''.join(entries)}</dl>"

@@ -28,7 +28,8 @@ def write_report(folder: str | os.PathLike, results: Mapping, samples: Mapping[s
 
     ``results`` is {"title", "machine", "settings": {…}, "rows": [{"name", "model_calls", "full_calls", "seconds",
     "speedup", "fid", "precision", "recall", "accuracy", "rmse", optionally "note" and "family"}, …], optionally
-    "baseline": the name of its row, otherwise the first}; values may be missing, None or NaN (null in the JSON).
+    "baseline": the name of its row, otherwise the first, and "explanations" of columns that mean something else here};
+    values may be missing, None or NaN (null in the JSON).
     ``samples`` maps a row's name to samples [M, 1 or 3, H, W] in [−1, 1], of the same noise and labels in every row;
     rows without samples are not drawn.
 

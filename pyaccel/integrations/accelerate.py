@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,7 +17,7 @@ from .record import LikeCache, Link, Position, Record, erase, record_of, write
 from .report import Report, report
 
 T = TypeVar("T")
-_FOR_MODELS = "taylorseer"
+_FOR_MODELS = "auto"
 
 
 def accelerate(
@@ -36,7 +35,7 @@ def accelerate(
             ``cache``, each of its denoising models gets a feature cache that follows the scheduler. Or a bare
             ``torch.nn.Module``, which gets a cache.
         cache: a name in :data:`pyaccel.caching.CACHES`, a Cache made for the model, or a function from a model and
-            ``cache_options`` to a Cache. A pipeline has none by default, a bare model ``"taylorseer"``.
+            ``cache_options`` to a Cache. A pipeline has none by default, a bare model ``"auto"``.
         scheduler: whether schedulers are fused.
         cache_options: of the cache, such as ``interval=4``.
 
@@ -178,10 +177,7 @@ def _place(cache: caching.Cache, models: dict[str, nn.Module]) -> str:
 
 
 def _check_options(name: str, make: Callable, options: dict) -> None:
-    parameters = list(inspect.signature(make).parameters.values())[1:]
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    valid = [p.name for p in parameters]
+    valid = caching.options_of(make) or options
     for option in options:
         if option not in valid:
             close = difflib.get_close_matches(option, valid, 1)
