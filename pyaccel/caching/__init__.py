@@ -29,6 +29,6 @@ __all__ = [
     "CACHES", "FLUX", "Cache", "Calibration", "How", "Moment", "Probe", "Site", "Summary", "When", "attach", "auto",
     "below_branch", "blockcache", "blocks", "branches", "calibrate", "centred", "dbcache", "deepcache", "delta_dit",
     "dicache", "easycache", "every", "fbcache", "first_blocks", "fora", "full_steps", "hermite", "hicache", "magcache",
-    "mask", "modulated_input", "newton", "on_steps", "options_of", "pab", "reuse", "spans", "speca", "taylor", "taylorseer",
-    "teacache",
+    "mask", "modulated_input", "newton", "on_steps", "options_of", "pab", "reuse", "spans", "speca", "taylor",
+    "taylorseer", "teacache",
 ]  # fmt: skip

@@ -9,7 +9,9 @@ from .ranges import blocks, is_unet
 from .taylorseer import taylorseer
 
 
-def auto(model: nn.Module, interval: int = 4, warmup: int = 3, steps: int | None = None, **settings) -> Cache:
+def auto(
+    model: nn.Module, interval: int = 4, order: int = 2, warmup: int = 3, steps: int | None = None, **settings
+) -> Cache:
     """The quadratic through the last three full computations (Newton's form, in the number of the step).
 
     On a transformer of the output of its last block, so that a predicted step runs no block at all and three tensors
@@ -20,6 +22,7 @@ def auto(model: nn.Module, interval: int = 4, warmup: int = 3, steps: int | None
     Args:
         model: any that :func:`pyaccel.caching.branches` recognises.
         interval: compute in full every ``interval``-th step.
+        order: of the polynomial; the third is worse everywhere.
         warmup: full steps at the start.
         steps: of a run, where nothing announces a StepContext and the times say nothing.
         settings: as in :func:`pyaccel.caching.attach`.
@@ -31,4 +34,4 @@ def auto(model: nn.Module, interval: int = 4, warmup: int = 3, steps: int | None
             where = "last_block"
         except ValueError:
             where = None
-    return taylorseer(model, interval, order=2, warmup=warmup, steps=steps, where=where, how="newton", **settings)
+    return taylorseer(model, interval, order=order, warmup=warmup, steps=steps, where=where, how="newton", **settings)

@@ -313,7 +313,7 @@ class Cache:
             raise Rejected
 
     def _feed_call(self, index: int, number: int):
-        active, shaped = self._active.get, self.where[index].shaped
+        active, shaped, verified = self._active.get, self.where[index].shaped, self.where[index].verify
 
         def call(original, args: tuple, kwargs: dict):
             session = active()
@@ -322,7 +322,7 @@ class Cache:
             occurrence = session.used.get(index, -1) + 1  # the call of the site that comes after its feeds
             history = self._history(session, index, occurrence)
             decided = self._decide(session, index, history, args, kwargs)
-            if decided and number in history.stubs:
+            if decided and number in history.stubs and not verified:
                 return history.stubs[number]
             try:
                 result = original(*args, **kwargs)
