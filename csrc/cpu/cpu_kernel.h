@@ -3,6 +3,7 @@
 
 #include "../blend.h"
 #include "../linear_combination.h"
+#include "../remembered.h"
 #include "../threshold.h"
 
 namespace pyaccel {
@@ -26,6 +27,11 @@ struct CpuKernel {
 
   // blend: count elements from element i on, and of the mask from element m on.
   void (*blend)(const Blend&, int64_t i, int64_t m, int64_t count, bool stream);
+
+  // What feature caches remember: rows [begin, end), or elements.
+  void (*quantize_rows)(const QuantizeRows&, int64_t begin, int64_t end);
+  void (*gated_rows)(const GatedRows&, int64_t begin, int64_t end);
+  void (*relative_l1_sums)(const RelativeL1&, int64_t begin, int64_t end, double* sums);
 };
 
 extern const CpuKernel kernel_baseline;

@@ -8,9 +8,11 @@
 #include "cpu_kernel.h"
 #include "linear_combination_kernel.h"
 #include "normals_kernel.h"
+#include "remembered_kernel.h"
 #include "threshold_kernel.h"
 
-#define PYACCEL_DEFINE_CPU_KERNELS(ISA)                                                                         \
-  namespace pyaccel {                                                                                           \
-  const CpuKernel kernel_##ISA{#ISA, all_f32, stretch_f64, normals, clamp_elements, sift_keys, blend_elements}; \
+#define PYACCEL_DEFINE_CPU_KERNELS(ISA)                                                                 \
+  namespace pyaccel {                                                                                   \
+  const CpuKernel kernel_##ISA{#ISA,      all_f32,        stretch_f64,   normals,    clamp_elements,    \
+                               sift_keys, blend_elements, quantize_rows, gated_rows, relative_l1_sums}; \
   }

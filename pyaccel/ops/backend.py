@@ -123,6 +123,23 @@ def private_names_work() -> bool:
         return False
 
 
+def narrow_and_dense(*tensors: torch.Tensor | None) -> bool:
+    """Whether a native loop may read these (None is nothing to read): contiguous tensors on the CPU, none of float64,
+    whose memory is what the caller means."""
+    if _native is None or forced() not in (None, "native") or torch.compiler.is_compiling():
+        return False
+    if not private_names_work() or not plain():
+        return False
+    return all(
+        t is None
+        or (type(t) is torch.Tensor and t.is_cpu and t.dtype in _NARROW and t.is_contiguous() and not t.is_neg())
+        for t in tensors
+    )
+
+
+_NARROW = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.int8})
+
+
 def native_first() -> bool:
     """Whether a call may go straight to a native kernel: it is there and not forbidden, and torch's inside is known."""
     return _native is not None and forced() in (None, "native") and private_names_work()

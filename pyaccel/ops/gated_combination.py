@@ -1,7 +1,7 @@
 """``gated_combination``: residual + gate ⊙ Σ w_j·h_j, a cached branch of a transformer block put in its place.
 
-Where nothing is quantized and there is no gate, it is a ``linear_combination``. Otherwise it is a few operations of
-torch over stretches of rows that stay in the cache.
+Where nothing is quantized and there is no gate, it is a ``linear_combination``. Otherwise it is one pass over the rows
+on a CPU (csrc/remembered.h), or a few operations of torch, there over stretches of rows that stay in the cache.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from . import backend
 from .checks import refuse_overlap
 from .epilogues import check_finite, check_tensor, written
 from .linear_combination import linear_combination
@@ -77,6 +78,10 @@ def gated_combination(
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (*given.values(), gate) if t is not None)
     rows = shape[0] if len(shape) > 1 else 1
     stretched = out is not None or not needs_grad
+    if stretched:
+        result = _native(residual, gate, tensors, weights, dtype, out)
+        if result is not None:
+            return result
     if not stretched or device.type != "cpu" or tensors[0].shape.numel() <= STRETCH or rows < 2:
         return written(_formula(residual, gate, tensors, weights, dtype), out)
     return _in_stretches(residual, gate, tensors, weights, dtype, out)
@@ -121,6 +126,41 @@ def _in_stretches(residual, gate, tensors, weights, dtype: torch.dtype, out) -> 
             some = [None if t is None else _at(t, slice(first, first + step)) for t in cut]
             some[-1].copy_(_formula(some[0], some[1], some[2:-1], weights, dtype))
     return result
+
+
+def _native(residual, gate, tensors, weights, dtype: torch.dtype, out) -> Tensor | None:
+    """The values by the native loop, or None where it does not take these."""
+    shape = tensors[0].shape
+    codes = [(t, w) for t, w in zip(tensors, weights, strict=True) if isinstance(t, Quantized)]
+    plain = [(t, w) for t, w in zip(tensors, weights, strict=True) if not isinstance(t, Quantized)]
+    dense = [*(t for t, _ in plain), *(x for t, _ in codes for x in t), residual, gate, out]
+    repeats = 1 if gate is None else _rows_of_each_gate(gate.shape, shape)
+    if not len(shape) or dtype == torch.float64 or repeats is None or not backend.narrow_and_dense(*dense):
+        return None
+    if any(t.codes.dtype != torch.int8 for t, _ in codes):
+        return None
+    result = torch.empty(shape, dtype=dtype) if out is None else out
+    code_of = backend.CODES
+    single = [(0, 0) if t is None else (t.data_ptr(), code_of[t.dtype]) for t in (gate, residual, result)]
+    backend._native.gated_rows(
+        [t.data_ptr() for t, _ in plain], [code_of[t.dtype] for t, _ in plain], [w for _, w in plain],
+        [t.codes.data_ptr() for t, _ in codes], [t.scales.data_ptr() for t, _ in codes], [w for _, w in codes],
+        *single[0], max(1, repeats), *single[1], *single[2], shape[:-1].numel(), shape[-1],
+    )  # fmt: skip
+    if out is not None:
+        torch.autograd.graph.increment_version([out])
+    return result
+
+
+def _rows_of_each_gate(gate: torch.Size, shape: torch.Size) -> int | None:
+    """How many rows one row of the gate serves; None where it is not made of whole rows, or not in their order."""
+    padded = (1,) * (len(shape) - len(gate)) + tuple(gate)
+    if padded[-1] != shape[-1]:
+        return None
+    same = 0
+    while same < len(shape) - 1 and padded[same] == shape[same]:
+        same += 1
+    return shape[same:-1].numel() if all(d == 1 for d in padded[same:-1]) else None
 
 
 def _at(t, index):

@@ -1,7 +1,8 @@
 """``quantize``: a tensor, or the difference of two, in 8 bits with a scale for each row; for what caches remember.
 
 Row by row over the last dimension: scale = max|v| / 127 (int8) or / 448 (float8 e4m3), code = v / scale, rounded to
-nearest even. Large tensors go through the cache in stretches of rows, so no temporary of their size is made.
+nearest even. int8 has a native loop (csrc/remembered.h); the formula goes through large tensors in stretches of rows,
+so no temporary of their size is made.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import backend
 from .epilogues import check_tensor
 
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
@@ -71,6 +73,11 @@ def quantize(x: Tensor, minus: Tensor | None = None, *, dtype: torch.dtype = tor
     others = None if minus is None else minus.reshape(rows.shape)
     codes = torch.empty(rows.shape, dtype=dtype, device=x.device)
     scales = torch.empty(len(rows), dtype=torch.float32, device=x.device)
+    if dtype == torch.int8 and backend.narrow_and_dense(x, minus):
+        other = (0, 0) if minus is None else (minus.data_ptr(), backend.CODES[minus.dtype])
+        pointers = x.data_ptr(), backend.CODES[x.dtype], *other, codes.data_ptr(), scales.data_ptr()
+        backend._native.quantize_rows(*pointers, len(rows), width)
+        return Quantized(codes.view(x.shape), scales.view(x.shape[:-1]))
     step = max(1, STRETCH // max(1, width)) if x.is_cpu else max(1, len(rows))
     for first in range(0, len(rows), step):
         part = slice(first, first + step)

@@ -1,6 +1,7 @@
 """``relative_l1``: how much a tensor differs from another one, as one number: the probe of dynamic caches.
 
-Σ|a − b| / Σ|b|, read once. On a CPU in stretches that stay in the cache, with sums of stretches in float64.
+Σ|a − b| / Σ|b|, read once; the loop is in csrc/remembered.h. Without it, and for float64, on a CPU in stretches that
+stay in the cache; sums of stretches are in float64.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import backend
 from .epilogues import check_tensor
 
 STRETCH = 1 << 17  # elements: two operands and their difference stay in the second cache
@@ -32,7 +34,11 @@ def relative_l1(a: Tensor, b: Tensor) -> Tensor:
             f"relative_l1: a is {tuple(a.shape)} on {a.device}, b {tuple(b.shape)} on {b.device}; expected the same"
         )
     wide = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
-    if a.is_cpu and a.numel() > STRETCH and a.is_contiguous() and b.is_contiguous():
+    if backend.narrow_and_dense(a, b):
+        codes = backend.CODES
+        sums = backend._native.relative_l1(a.data_ptr(), codes[a.dtype], b.data_ptr(), codes[b.dtype], a.numel())
+        difference, size = torch.tensor(sums, dtype=torch.float64)
+    elif a.is_cpu and a.numel() > STRETCH and a.is_contiguous() and b.is_contiguous():
         difference = size = torch.zeros((), dtype=torch.float64)
         for x, y in zip(a.view(-1).split(STRETCH), b.view(-1).split(STRETCH), strict=True):
             y = y.to(wide)

@@ -155,3 +155,77 @@ def test_errors_of_gated_combination():
     both = torch.zeros(4, 3)
     with pytest.raises(ValueError, match="overlap"):
         ops.gated_combination(both[:2], x[:1], [x], [1.0], out=both[1:3])
+
+
+# ---- the native loops ------------------------------------------------------------------------------------------------
+
+SETS = [] if ops.backend._native is None else ops.backend._native.instruction_sets()
+
+
+@pytest.fixture(params=SETS)
+def instruction_set(request):
+    native = ops.backend._native
+    before = native.instruction_set()
+    native.use_instruction_set(request.param)
+    yield request.param
+    native.use_instruction_set(before)
+
+
+@pytest.mark.parametrize("width", [1, 7, 64, 513, 3072])
+@pytest.mark.parametrize("dtype", DTYPES[:3])
+def test_every_instruction_set_is_the_formula(instruction_set, monkeypatch, width, dtype):
+    x, y, z = (numbers(2, 5, width, seed=s, dtype=dtype) for s in range(3))
+    gate = numbers(2, 1, width, seed=4, dtype=dtype)
+
+    def results():
+        q, difference = ops.quantize(y), ops.quantize(z, minus=x)
+        return [
+            q.codes.float(), q.scales, difference.codes.float(), difference.scales, ops.relative_l1(x, y),
+            ops.gated_combination(x, gate, [y, q, difference], [0.5, 2.0, -1.5]),
+            ops.gated_combination(None, None, [x, q], [1.0, 1.0]),
+        ]  # fmt: skip
+
+    native = results()
+    monkeypatch.setenv("PYACCEL_BACKEND", "reference")
+    for found, expected in zip(native, results(), strict=True):
+        assert found.dtype == expected.dtype
+        # A code that lies between two numbers may fall to either side.
+        whole = found.numel() and bool((expected == expected.round()).all()) and expected.abs().max() > 100
+        tolerance = 1.0 if whole else TOLERANCE[dtype] * max(1.0, float(expected.abs().max()))
+        assert float((found - expected).abs().max()) <= tolerance
+        assert float((found - expected).abs().double().mean()) <= max(1e-2 if whole else 0, TOLERANCE[dtype])
+
+
+def test_no_elements_and_no_dimensions():
+    empty = torch.zeros(0, 4)
+    assert ops.quantize(empty).codes.shape == (0, 4)
+    assert ops.quantize(torch.zeros(3, 0)).scales.tolist() == [0.0] * 3
+    assert ops.relative_l1(empty, empty) == 0
+    assert ops.gated_combination(empty, None, [empty, ops.quantize(empty)], [1.0, 1.0]).shape == (0, 4)
+    assert ops.relative_l1(torch.tensor(3.0), torch.tensor(2.0)) == 0.5
+    assert ops.gated_combination(torch.tensor(3.0), torch.tensor(2.0), [torch.tensor(1.0)], [4.0]) == 11
+
+
+def test_gates_of_every_form_and_stretched_operands():
+    x, y, r = (numbers(2, 3, 4, 6, seed=s) for s in range(3))
+    q = ops.quantize(y)
+    for shape in [
+        (6,),
+        (1,),
+        (2, 1, 1, 6),
+        (2, 3, 1, 6),
+        (2, 3, 4, 6),
+        (1, 3, 1, 6),
+        (4, 6),
+        (2, 1, 4, 6),
+        (2, 3, 4, 1),
+    ]:
+        gate = numbers(*shape, seed=7)
+        found = ops.gated_combination(r, gate, [x, q], [1.5, -0.5])
+        torch.testing.assert_close(found, exact(r, gate, [x, q], [1.5, -0.5]).float(), rtol=1e-5, atol=1e-5)
+    turned = x.transpose(1, 2).contiguous().transpose(1, 2)
+    found = ops.gated_combination(r, None, [turned, q], [1.0, 1.0])
+    torch.testing.assert_close(found, exact(r, None, [x, q], [1.0, 1.0]).float(), rtol=1e-5, atol=1e-5)
+    before = r._version
+    ops.gated_combination(r, None, [x, q], [1.0, 1.0], out=r)
+    assert r._version > before  # autograd and caches are told
