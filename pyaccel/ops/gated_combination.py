@@ -131,11 +131,13 @@ def _in_stretches(residual, gate, tensors, weights, dtype: torch.dtype, out) -> 
 def _native(residual, gate, tensors, weights, dtype: torch.dtype, out) -> Tensor | None:
     """The values by the native loop, or None where it does not take these."""
     shape = tensors[0].shape
+    if not len(shape):
+        return None
     codes = [(t, w) for t, w in zip(tensors, weights, strict=True) if isinstance(t, Quantized)]
     plain = [(t, w) for t, w in zip(tensors, weights, strict=True) if not isinstance(t, Quantized)]
     dense = [*(t for t, _ in plain), *(x for t, _ in codes for x in t), residual, gate, out]
     repeats = 1 if gate is None else _rows_of_each_gate(gate.shape, shape)
-    if not len(shape) or dtype == torch.float64 or repeats is None or not backend.narrow_and_dense(*dense):
+    if dtype == torch.float64 or repeats is None or not backend.narrow_and_dense(*dense):
         return None
     if any(t.codes.dtype != torch.int8 for t, _ in codes):
         return None
