@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "caching_calls.h"
 #include "cpu/ceiling.h"
 #include "epilogue_calls.h"
-#include "remembered_calls.h"
 #include "tensor_calls.h"
 
 namespace py = pybind11;
@@ -51,9 +51,9 @@ PYBIND11_MODULE(_native, m) {
   m.def("combine", &combine_tensors);
   m.def("threshold", &threshold_tensor);
   m.def("blend", &blend_tensors);
-  m.def("quantize_rows", &quantize_call);
-  m.def("gated_rows", &gated_rows_call);
-  m.def("relative_l1", &relative_l1_call);
+  m.def("gated_combination", &gated_combination_tensors);
+  m.def("relative_l1", &relative_l1_tensors);
+  m.def("quantize", &quantize_tensor);
   m.def(
       "linear_combination",
       [](py::handle c, int64_t matrices, py::handle in, py::handle in_dtypes, py::handle out, py::handle out_dtypes,

@@ -17,7 +17,7 @@ namespace pyaccel {
 namespace dlpack {
 
 constexpr int32_t kCpu = 1;
-constexpr uint8_t kFloat = 2, kBfloat = 4;
+constexpr uint8_t kInt = 0, kFloat = 2, kBfloat = 4, kE4m3fn = 10;
 
 struct Tensor {
   void* data;
@@ -84,6 +84,14 @@ class TensorReader {
   // False for anything but a dense CPU tensor of a known type that shows its own values and, where gradients are
   // recorded (grad), requires none. Leaves no Python error behind.
   bool read(PyObject* object, bool grad, DenseTensor* to) const {
+    return read_any(object, grad, to) && !is_code(to->dtype);
+  }
+
+  // The same for int8 or float8 e4m3fn, and for nothing else.
+  bool read_codes(PyObject* object, DenseTensor* to) const { return read_any(object, false, to) && is_code(to->dtype); }
+
+ private:
+  bool read_any(PyObject* object, bool grad, DenseTensor* to) const {
     // Of a subclass nobody knows what its memory means. A null type_ is nobody's type.
     if (reinterpret_cast<PyObject*>(Py_TYPE(object)) != type_.ptr()) return false;
     if (grad && !is(PyObject_GetAttr(object, names().requires_grad), Py_False)) return false;
@@ -92,7 +100,6 @@ class TensorReader {
     return is(PyObject_CallMethodNoArgs(object, names().is_neg), Py_False) && (to->data != nullptr || to->numel() == 0);
   }
 
- private:
   struct Names {
     PyObject* shape = PyUnicode_InternFromString("shape");
     PyObject* dtype = PyUnicode_InternFromString("dtype");
@@ -125,6 +132,8 @@ class TensorReader {
       to->dtype = DType::bf16;
     } else if (t.type_code == dlpack::kFloat && (t.bits == 16 || t.bits == 32 || t.bits == 64)) {
       to->dtype = t.bits == 16 ? DType::f16 : t.bits == 32 ? DType::f32 : DType::f64;
+    } else if (t.bits == 8 && (t.type_code == dlpack::kInt || t.type_code == dlpack::kE4m3fn)) {
+      to->dtype = t.type_code == dlpack::kInt ? DType::i8 : DType::e4m3;
     } else {
       return false;
     }

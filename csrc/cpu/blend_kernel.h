@@ -1,8 +1,6 @@
 // The loops of blend (../blend.h), for whichever Vec was included before this file.
 #pragma once
 
-#include <type_traits>
-
 #include "../blend.h"
 #include "operands.h"
 
@@ -36,19 +34,7 @@ PYACCEL_HD int64_t sweep_blend(const Blend& job, int64_t i, int64_t m, int64_t e
     }
     load_operand<U>(job, Blend::kX, i, stream, v);
     for (int u = 0; u < U; ++u) known[u].add_product(mask[u], v[u]);
-    switch (job.out_dtype) {
-      case DType::f32:
-        store_registers<U>(known, static_cast<float*>(job.out) + i, stream);
-        break;
-      case DType::bf16:
-        store_registers<U>(known, static_cast<bf16*>(job.out) + i, stream);
-        break;
-      case DType::f16:
-        store_registers<U>(known, static_cast<f16*>(job.out) + i, stream);
-        break;
-      case DType::f64:
-        break;  // served by blend_elements
-    }
+    store_floats<U>(known, job.out_dtype, job.out, i, stream);
   }
   return i;
 }
@@ -77,14 +63,7 @@ void blend_elements(const Blend& job, int64_t i, int64_t m, int64_t count, bool 
   }
   for (; i < end; ++i) {
     const double value = wide ? one_element<double>(job, i, i + shift) : one_element<float>(job, i, i + shift);
-    with_type(job.out_dtype, job.out, i, [&](auto p) {
-      auto* to = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(p)>>*>(p);
-      if constexpr (sizeof(*p) == sizeof(double)) {
-        *to = value;
-      } else {
-        from_float(float(value), to);
-      }
-    });
+    store_number(value, job.out_dtype, job.out, i);
   }
 }
 

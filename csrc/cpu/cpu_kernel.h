@@ -2,8 +2,10 @@
 #pragma once
 
 #include "../blend.h"
+#include "../gated_combination.h"
 #include "../linear_combination.h"
-#include "../remembered.h"
+#include "../quantize.h"
+#include "../relative_l1.h"
 #include "../threshold.h"
 
 namespace pyaccel {
@@ -28,10 +30,13 @@ struct CpuKernel {
   // blend: count elements from element i on, and of the mask from element m on.
   void (*blend)(const Blend&, int64_t i, int64_t m, int64_t count, bool stream);
 
-  // What feature caches remember: rows [begin, end), or elements.
-  void (*quantize_rows)(const QuantizeRows&, int64_t begin, int64_t end);
-  void (*gated_rows)(const GatedRows&, int64_t begin, int64_t end);
-  void (*relative_l1_sums)(const RelativeL1&, int64_t begin, int64_t end, double* sums);
+  // gated_combination: one stretch, in float32, or in float64 where any operand is float64.
+  void (*gated_f32)(const GatedCombination&, const GatedStretch&);
+  void (*gated_f64)(const GatedCombination&, const GatedStretch&);
+  // relative_l1: adds the two sums over elements [begin, end) to sums.
+  void (*l1_sums)(const RelativeL1&, int64_t begin, int64_t end, bool stream, double* sums);
+  // quantize: rows [begin, end) of x and minus of any type but float64.
+  void (*quantize_rows)(const Quantization&, int64_t begin, int64_t end);
 };
 
 extern const CpuKernel kernel_baseline;

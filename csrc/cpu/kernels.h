@@ -6,13 +6,15 @@
 
 #include "blend_kernel.h"
 #include "cpu_kernel.h"
+#include "gated_combination_kernel.h"
 #include "linear_combination_kernel.h"
 #include "normals_kernel.h"
-#include "remembered_kernel.h"
+#include "quantize_kernel.h"
+#include "relative_l1_kernel.h"
 #include "threshold_kernel.h"
 
-#define PYACCEL_DEFINE_CPU_KERNELS(ISA)                                                                 \
-  namespace pyaccel {                                                                                   \
-  const CpuKernel kernel_##ISA{#ISA,      all_f32,        stretch_f64,   normals,    clamp_elements,    \
-                               sift_keys, blend_elements, quantize_rows, gated_rows, relative_l1_sums}; \
+#define PYACCEL_DEFINE_CPU_KERNELS(ISA)                                                                    \
+  namespace pyaccel {                                                                                      \
+  const CpuKernel kernel_##ISA{#ISA,           all_f32,   stretch_f64, normals, clamp_elements, sift_keys, \
+                               blend_elements, gated_f32, gated_f64,   l1_sums, quantize_rows};            \
   }

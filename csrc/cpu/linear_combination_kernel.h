@@ -30,22 +30,7 @@ PYACCEL_HD int64_t sweep_f32(const Combination& job, const float* c, int first, 
         }
       });
     }
-    for (int a = 0; a < N; ++a) {
-      void* out = job.out[first + a];
-      switch (job.out_dtype[first + a]) {
-        case DType::f32:
-          store_registers<U>(sum[a], static_cast<float*>(out) + i, stream);
-          break;
-        case DType::bf16:
-          store_registers<U>(sum[a], static_cast<bf16*>(out) + i, stream);
-          break;
-        case DType::f16:
-          store_registers<U>(sum[a], static_cast<f16*>(out) + i, stream);
-          break;
-        case DType::f64:
-          break;  // served by stretch_f64
-      }
-    }
+    for (int a = 0; a < N; ++a) store_floats<U>(sum[a], job.out_dtype[first + a], job.out[first + a], i, stream);
   }
   return i;
 }
@@ -64,22 +49,7 @@ void stretch_f32(const Combination& job, const float* c, int first, int64_t begi
         for (int a = 0; a < N; ++a) sum[a] += c[(first + a) * k + j] * x;
       });
     }
-    for (int a = 0; a < N; ++a) {
-      void* out = job.out[first + a];
-      switch (job.out_dtype[first + a]) {
-        case DType::f32:
-          from_float(sum[a], static_cast<float*>(out) + i);
-          break;
-        case DType::bf16:
-          from_float(sum[a], static_cast<bf16*>(out) + i);
-          break;
-        case DType::f16:
-          from_float(sum[a], static_cast<f16*>(out) + i);
-          break;
-        case DType::f64:
-          break;
-      }
-    }
+    for (int a = 0; a < N; ++a) store_number(sum[a], job.out_dtype[first + a], job.out[first + a], i);
   }
 }
 
@@ -133,25 +103,8 @@ void stretch_f64(const Combination& job, const double* c, int64_t begin, int64_t
           }
         });
       }
-      for (int a = 0; a < group; ++a) {
-        void* out = job.out[first + a];
-        for (int e = 0; e < count; ++e) {
-          switch (job.out_dtype[first + a]) {
-            case DType::f64:
-              static_cast<double*>(out)[i + e] = sums[a][e];
-              break;
-            case DType::f32:
-              static_cast<float*>(out)[i + e] = float(sums[a][e]);
-              break;
-            case DType::bf16:
-              from_float(float(sums[a][e]), static_cast<bf16*>(out) + i + e);
-              break;
-            case DType::f16:
-              from_float(float(sums[a][e]), static_cast<f16*>(out) + i + e);
-              break;
-          }
-        }
-      }
+      for (int a = 0; a < group; ++a)
+        for (int e = 0; e < count; ++e) store_number(sums[a][e], job.out_dtype[first + a], job.out[first + a], i + e);
     }
   }
 }

@@ -1,12 +1,14 @@
 // Reading and writing operands of any element type, for whichever Vec was included before this file.
 #pragma once
 
+#include <type_traits>
+
 #include "../numeric.h"
 
 namespace pyaccel {
 namespace {
 
-// Calls f with a typed pointer to element i of p.
+// Calls f with a typed pointer to element i of p; not for codes.
 template <typename F>
 PYACCEL_HD void with_type(DType dtype, const void* p, int64_t i, F f) {
   switch (dtype) {
@@ -22,6 +24,20 @@ PYACCEL_HD void with_type(DType dtype, const void* p, int64_t i, F f) {
     case DType::f64:
       f(static_cast<const double*>(p) + i);
       break;
+    default:
+      break;
+  }
+}
+
+// The same for codes too.
+template <typename F>
+PYACCEL_HD void with_any_type(DType dtype, const void* p, int64_t i, F f) {
+  if (dtype == DType::i8) {
+    f(static_cast<const int8_t*>(p) + i);
+  } else if (dtype == DType::e4m3) {
+    f(static_cast<const e4m3*>(p) + i);
+  } else {
+    with_type(dtype, p, i, f);
   }
 }
 
@@ -42,6 +58,28 @@ PYACCEL_HD void store_registers(const Vec* sums, T* out, bool stream) {
   } else {
     for (int u = 0; u < U; ++u) sums[u].store(out + u * Vec::width, stream);
   }
+}
+
+// The same for an output of any type but float64.
+template <int U>
+PYACCEL_HD void store_floats(const Vec* sums, DType dtype, void* out, int64_t i, bool stream) {
+  with_type(dtype, out, i, [&](auto p) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(p)>>;
+    if constexpr (sizeof(T) != sizeof(double)) store_registers<U>(sums, const_cast<T*>(p), stream);
+  });
+}
+
+// One number, rounded to the type of element i of out.
+template <typename Real>
+PYACCEL_HD void store_number(Real value, DType dtype, void* out, int64_t i) {
+  with_type(dtype, out, i, [&](auto p) {
+    auto* to = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(p)>>*>(p);
+    if constexpr (sizeof(*p) == sizeof(double)) {
+      *to = value;
+    } else {
+      from_float(float(value), to);
+    }
+  });
 }
 
 }  // namespace

@@ -40,21 +40,21 @@ inline int worthwhile_threads(int threads, int64_t bytes) {
   return int(std::max<int64_t>(1, std::min<int64_t>(threads, bytes / kBytesPerThread)));
 }
 
-// work(begin, end) for parts of [0, total), one for each thread.
+// work(begin, end) for parts of [0, total), one for each thread, which begin at multiples of grain.
 template <typename Work>
-void split(int64_t total, int threads, const Work& work) {
+void split(int64_t total, int threads, const Work& work, int64_t grain = kGrain) {
 #if defined(_OPENMP)
   if (threads > 1) {
-    const int64_t grains = (total + kGrain - 1) / kGrain;
+    const int64_t grains = (total + grain - 1) / grain;
 #pragma omp parallel num_threads(threads)
     {
       const int64_t count = omp_get_num_threads(), me = omp_get_thread_num();
-      work(grains * me / count * kGrain, std::min(total, grains * (me + 1) / count * kGrain));
+      work(grains * me / count * grain, std::min(total, grains * (me + 1) / count * grain));
     }
     return;
   }
 #endif
-  (void)threads;
+  (void)threads, (void)grain;
   work(0, total);
 }
 

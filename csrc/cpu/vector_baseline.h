@@ -39,6 +39,14 @@ struct Vec {
     for (int i = 0; i < width; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
     return a;
   }
+  static Vec abs(Vec a) {
+    for (int i = 0; i < width; ++i) a.v[i] = float_from_bits(bits_of(a.v[i]) & 0x7fffffffu);
+    return a;
+  }
+  friend Vec operator+(Vec a, Vec b) {
+    for (int i = 0; i < width; ++i) a.v[i] = a.v[i] + b.v[i];
+    return a;
+  }
   friend Vec operator-(Vec a, Vec b) {
     for (int i = 0; i < width; ++i) a.v[i] = a.v[i] - b.v[i];
     return a;
@@ -51,9 +59,8 @@ struct Vec {
     for (int i = 0; i < width; ++i) a.v[i] = a.v[i] / b.v[i];
     return a;
   }
-
   template <typename T>
-  void store(T* p, bool) const {
+  void store(T* p, bool = false) const {
     for (int i = 0; i < width; ++i) from_float(v[i], p + i);
   }
   template <typename T>

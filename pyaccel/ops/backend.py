@@ -15,11 +15,14 @@ BACKENDS = ("native", "triton", "reference")
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 """Element types that the kernels know, with their codes in csrc/numeric.h."""
 
+CODED = (torch.int8, torch.float8_e4m3fn)
+"""Types of 8-bit codes, whose own codes in csrc/numeric.h come next."""
+
 try:
     from .. import _native
 
     native_missing = ""
-    _native.configure(torch.Tensor, tuple(CODES))
+    _native.configure(torch.Tensor, (*CODES, *CODED))
     MOST_OUTPUTS_IN_PLACE = _native.most_outputs_in_place
 except ImportError as error:
     _native = None
@@ -121,23 +124,6 @@ def private_names_work() -> bool:
         return seen == [True, True]
     except Exception:
         return False
-
-
-def narrow_and_dense(*tensors: torch.Tensor | None) -> bool:
-    """Whether a native loop may read these (None is nothing to read): contiguous tensors on the CPU, none of float64,
-    whose memory is what the caller means."""
-    if _native is None or forced() not in (None, "native") or torch.compiler.is_compiling():
-        return False
-    if not private_names_work() or not plain():
-        return False
-    return all(
-        t is None
-        or (type(t) is torch.Tensor and t.is_cpu and t.dtype in _NARROW and t.is_contiguous() and not t.is_neg())
-        for t in tensors
-    )
-
-
-_NARROW = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.int8})
 
 
 def native_first() -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import backend, reference
 from .epilogues import check_finite, check_out, check_tensor, takes_formula, written
-from .layout import dense, in_memory_order, memory_format_of
+from .layout import dense, in_memory_order, memory_format_of, unexpanded
 
 _empty_like = torch.empty_like
 _is_compiling = torch.compiler.is_compiling
@@ -88,20 +88,12 @@ def _run(x, mask, image, noise, alpha: float, sigma: float, out: Tensor | None) 
         ordered = [in_memory_order(dense(t.detach(), memory_format), memory_format) for t in (x, image, noise)]
         m = in_memory_order(mask.detach(), memory_format)
         # First the mask as it was before it was expanded, then, where that has runs too short for a kernel, in full.
-        if any(_launch(chosen, c, ordered, alpha, sigma, to) for c in (_collapsed(m), m)):
+        if any(_launch(chosen, c, ordered, alpha, sigma, to) for c in (unexpanded(m), m)):
             if direct:
                 _increment_version([out])
             return written(result, out)
     result = reference.blend(x, mask, image, noise, alpha, sigma).contiguous(memory_format=memory_format)
     return written(result, out)
-
-
-def _collapsed(mask: Tensor) -> Tensor:
-    """The mask with one entry along each dimension in which it is expanded."""
-    for d, (size, stride) in enumerate(zip(mask.shape, mask.stride(), strict=True)):
-        if stride == 0 and size > 1:
-            mask = mask.narrow(d, 0, 1)
-    return mask
 
 
 def _launch(chosen: str, mask: Tensor, tensors: list[Tensor], alpha: float, sigma: float, to: Tensor) -> bool:

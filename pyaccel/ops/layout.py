@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -31,3 +33,30 @@ def in_memory_order(t: Tensor, memory_format: torch.memory_format) -> Tensor:
     if memory_format in (torch.channels_last, torch.channels_last_3d):
         return t.movedim(1, -1)
     return t
+
+
+def unexpanded(t: Tensor) -> Tensor:
+    """``t`` with one entry along each dimension in which it is expanded."""
+    for d, (size, stride) in enumerate(zip(t.shape, t.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            t = t.narrow(d, 0, 1)
+    return t
+
+
+def contiguous_parts(tensors: list[Tensor], most: int, depth: int) -> Iterator[list[Tensor]]:
+    """The same parts of tensors of one shape, cut along their first ``depth`` dimensions.
+
+    Each part is contiguous already, or a copy of about ``most`` elements where it can be cut so small.
+    """
+    first = tensors[0]
+    if all(t.is_contiguous() and not t.is_neg() for t in tensors) or first.numel() <= most or depth == 0:
+        yield [dense(t, torch.contiguous_format) for t in tensors]
+        return
+    inner = first.numel() // len(first)
+    if inner > most // 2:
+        for i in range(len(first)):
+            yield from contiguous_parts([t[i] for t in tensors], most, depth - 1)
+    else:
+        step = most // inner
+        for i in range(0, len(first), step):
+            yield from contiguous_parts([t[i : i + step] for t in tensors], most, 0)

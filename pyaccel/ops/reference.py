@@ -79,6 +79,54 @@ def blend(
     return (m * x.to(acc) + (1 - m) * known).to(x.dtype)
 
 
+def gated_combination(
+    residual: torch.Tensor | None,
+    gate: torch.Tensor | None,
+    tensors: Sequence[torch.Tensor | tuple[torch.Tensor, torch.Tensor]],
+    weights: Sequence[float],
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """residual + gate·Σ_j weights[j]·tensors[j] in ``dtype``; a pair of codes and scales is worth their product."""
+    operands = [t[0] if isinstance(t, tuple) else t for t in (residual, gate, *tensors) if t is not None]
+    acc = accumulator([t.dtype for t in operands] + [dtype])
+    total = None
+    for weight, t in zip(weights, tensors, strict=True):
+        if isinstance(t, tuple):
+            codes, scales = t
+            term = codes.to(acc) * (weight * scales.to(acc)).unsqueeze(-1)
+        else:
+            term = weight * t.to(acc)
+        total = term if total is None else total + term
+    if gate is not None:
+        total = gate.to(acc) * total
+    if residual is not None:
+        total = residual.to(acc) + total
+    return total.to(dtype)
+
+
+def relative_l1(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Σ|a − b| and Σ|b|, float32 or float64."""
+    acc = accumulator([a.dtype, b.dtype])
+    wide = b.to(acc)
+    return (a.to(acc) - wide).abs().sum(), wide.abs().sum()
+
+
+LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+"""The greatest number of each type of codes."""
+
+
+def quantize(x: torch.Tensor, minus: torch.Tensor | None, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes of v = x − minus, and scales of its rows: max|v| / LARGEST, as csrc/quantize.h says."""
+    acc = accumulator([x.dtype] if minus is None else [x.dtype, minus.dtype])
+    v = x.to(acc) if minus is None else x.to(acc) - minus.to(acc)
+    biggest = v.abs().amax(dim=-1) if v.shape[-1] else v.new_zeros(v.shape[:-1])
+    scales = (biggest / LARGEST[dtype]).clamp_min(torch.finfo(torch.float32).tiny).float()
+    scales = torch.where(biggest.isfinite(), scales, torch.nan).masked_fill(biggest == 0, 0.0)
+    scaled = torch.where((scales > 0).unsqueeze(-1), v / scales.to(acc).unsqueeze(-1), 0.0)
+    scaled = scaled.clamp(-LARGEST[dtype], LARGEST[dtype])
+    return (scaled.round() if dtype == torch.int8 else scaled.float()).to(dtype), scales
+
+
 MASK = 0xFFFFFFFF
 
 

@@ -1,7 +1,7 @@
 """``relative_l1``: how much a tensor differs from another one, as one number: the probe of dynamic caches.
 
-Σ|a − b| / Σ|b|, read once; the loop is in csrc/remembered.h. Without it, and for float64, on a CPU in stretches that
-stay in the cache; sums of stretches are in float64.
+The sums are those of csrc/relative_l1.h, the semantics in reference.py. torch.compile, torch.func and dispatch modes
+take the formula; other calls the kernel of the backend, in parts where tensors are not contiguous.
 """
 
 from __future__ import annotations
@@ -9,10 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import backend
-from .epilogues import check_tensor
+from . import backend, reference
+from .epilogues import check_tensor, takes_formula
+from .layout import contiguous_parts
 
-STRETCH = 1 << 17  # elements: two operands and their difference stay in the second cache
+PART = 1 << 17
+"""Elements that are copied at once where memory is not contiguous: they stay in the cache."""
+
+LAUNCHED_PART = 1 << 22
+"""The same on a GPU, where each part costs a launch."""
 
 
 @torch.no_grad()
@@ -20,10 +25,13 @@ def relative_l1(a: Tensor, b: Tensor) -> Tensor:
     """Σ|a − b| / Σ|b| over all elements, as a tensor without dimensions on their device.
 
     Args:
-        a, b: of one shape, any strides; float32, bfloat16, float16 or float64, each its own.
+        a, b: of one shape, any strides; float32, bfloat16, float16 or float64, each its own. Each is read once, and no
+            temporary of their size is made.
 
     Returns float32, float64 where an operand is float64. It is 0 where both sums are 0, infinite where only the
-    second is, and NaN where there is a NaN. No gradient flows.
+    second is, and NaN where there is a NaN. A kernel adds up a few thousand elements in float32 and their sums in
+    float64, always in the same order, so the result is accurate for any size. It is a constant to autograd: no
+    gradient and no tangent flows.
 
     Raises ValueError for shapes or devices that differ, TypeError for anything but real floating-point tensors.
     """
@@ -33,18 +41,42 @@ def relative_l1(a: Tensor, b: Tensor) -> Tensor:
         raise ValueError(
             f"relative_l1: a is {tuple(a.shape)} on {a.device}, b {tuple(b.shape)} on {b.device}; expected the same"
         )
-    wide = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
-    if backend.narrow_and_dense(a, b):
-        codes = backend.CODES
-        sums = backend._native.relative_l1(a.data_ptr(), codes[a.dtype], b.data_ptr(), codes[b.dtype], a.numel())
-        difference, size = torch.tensor(sums, dtype=torch.float64)
-    elif a.is_cpu and a.numel() > STRETCH and a.is_contiguous() and b.is_contiguous():
-        difference = size = torch.zeros((), dtype=torch.float64)
-        for x, y in zip(a.view(-1).split(STRETCH), b.view(-1).split(STRETCH), strict=True):
-            y = y.to(wide)
-            difference = difference + (x.to(wide) - y).abs_().sum()
-            size = size + y.abs().sum()
+    a, b = a.detach(), b.detach()
+    dtype = reference.accumulator([a.dtype, b.dtype])
+    chosen = "reference" if takes_formula(a, b) else backend.choose(a.device)
+    sums = None if chosen == "reference" else _kernel_sums(chosen, a, b)
+    if sums is None:
+        sums = reference.relative_l1(a, b)
+    difference, size = sums
+    if isinstance(size, float):
+        return torch.tensor(_quotient(difference, size), dtype=dtype)
+    return torch.where((size == 0) & (difference == 0), torch.zeros_like(size), difference / size).to(dtype)
+
+
+def _quotient(difference: float, size: float) -> float:
+    if size:
+        return difference / size
+    return float("inf") if difference > 0 else difference  # 0 or NaN
+
+
+def _kernel_sums(chosen: str, a: Tensor, b: Tensor):
+    """The two sums as numbers or tensors; None for a subclass that no kernel reads."""
+    if chosen == "native":
+        kernel_sums = backend._native.relative_l1
+        sums = kernel_sums(a, b)
+        if sums is not None:
+            return sums
+        part = PART
     else:
-        other = b.to(wide)
-        difference, size = (a.to(wide) - other).abs_().sum(), other.abs().sum()
-    return torch.where((size == 0) & (difference == 0), torch.zeros_like(size), difference / size).to(wide)
+        from ..triton_kernels.relative_l1 import sums as kernel_sums
+
+        part = LAUNCHED_PART
+    difference = size = 0.0
+    # Sums do not ask for the order of dimensions: b's memory's is the best one.
+    order = sorted(range(b.dim()), key=lambda d: -b.stride(d))
+    for x, y in contiguous_parts([t.permute(order) for t in (a, b)], part, a.dim()):
+        sums = kernel_sums(x, y)
+        if sums is None:
+            return None
+        difference, size = difference + sums[0], size + sums[1]
+    return difference, size

@@ -310,7 +310,7 @@ def test_prepare_checks():
 @pytest.mark.skipif(backend._native is None, reason=backend.native_missing or "built")
 def test_reading_tensors_by_their_attributes_is_the_same(monkeypatch):
     """What versions of torch without DLPack's C functions do."""
-    configure, dtypes = backend._native.configure, tuple(backend.CODES)
+    configure, dtypes = backend._native.configure, (*backend.CODES, *backend.CODED)
     try:
         assert not configure(torch.Tensor, dtypes, dlpack=False)
         test_prepared_takes_what_the_unprepared_takes()
