@@ -106,7 +106,7 @@ def launch(dense: list[torch.Tensor], coefficients, results: list[torch.Tensor],
     wide = torch.float64 in [t.dtype for t in (*dense, *results)]
     accumulator = torch.float64 if wide else torch.float32
     c = _on_device(coefficients, accumulator, device).reshape(batch, len(results), len(dense) + len(streams))
-    counters = _remembered((*streams, *seeds), torch.int64, device) if streams else c
+    counters = remembered((*streams, *seeds), torch.int64, device) if streams else c
     sample_stride = c.stride(0) if batch > 1 else 0
     batch = len(seeds) if streams else batch
     inner = results[0].numel() // batch
@@ -148,7 +148,7 @@ def _on_device(coefficients, dtype: torch.dtype, device: torch.device) -> torch.
     """The coefficients as a contiguous tensor; those of lists are kept, as a sampler asks for the same ones again."""
     if isinstance(coefficients, torch.Tensor):
         return coefficients.detach().to(device=device, dtype=dtype).contiguous()
-    return _remembered(_hashable(coefficients), dtype, device)
+    return remembered(_hashable(coefficients), dtype, device)
 
 
 def _hashable(nested):
@@ -156,5 +156,5 @@ def _hashable(nested):
 
 
 @lru_cache(maxsize=512)
-def _remembered(coefficients: tuple, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def remembered(coefficients: tuple, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     return torch.tensor(coefficients, dtype=dtype, device=device)

@@ -121,7 +121,7 @@ def quantize(x: torch.Tensor, minus: torch.Tensor | None, dtype: torch.dtype) ->
     v = x.to(acc) if minus is None else x.to(acc) - minus.to(acc)
     biggest = v.abs().amax(dim=-1) if v.shape[-1] else v.new_zeros(v.shape[:-1])
     scales = (biggest / LARGEST[dtype]).clamp_min(torch.finfo(torch.float32).tiny).float()
-    scales = torch.where(biggest.isfinite(), scales, torch.nan).masked_fill(biggest == 0, 0.0)
+    scales = torch.where(scales.isfinite(), scales, torch.nan).masked_fill(biggest == 0, 0.0)
     scaled = torch.where((scales > 0).unsqueeze(-1), v / scales.to(acc).unsqueeze(-1), 0.0)
     scaled = scaled.clamp(-LARGEST[dtype], LARGEST[dtype])
     return (scaled.round() if dtype == torch.int8 else scaled.float()).to(dtype), scales

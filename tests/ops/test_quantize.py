@@ -101,6 +101,8 @@ def test_rows_of_zeros_and_rows_that_are_not_finite(instruction_set, codes):
     # Both are finite, their difference is not.
     most = torch.full((2, 4), 3e38)
     assert ops.quantize(most, -most, dtype=codes).scales.isnan().all()
+    # No float32 is its scale.
+    assert ops.quantize(torch.tensor([1e300, 1.0], dtype=torch.float64), dtype=codes).dequantize().isnan().all()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -1,4 +1,4 @@
-"""The kernel of ``linear_combination`` compiled ahead of time, for a GPU that is not there, and its machine code."""
+"""Kernels compiled ahead of time, for a GPU that is not there, and their machine code."""
 
 import os
 import subprocess
@@ -57,6 +57,25 @@ def compiled(capability, inputs, outputs, *, accumulator="fp32", first=True, one
     )
     options = {"num_warps": module.WARPS, "enable_fp_fusion": True}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def compiled_kernel(kernel, pointers, constants, divisible, capability):
+    """``kernel`` for ``pointers`` (tuples of them too) and sizes named ``divisible`` that 16 divides.
+
+    All other arguments are 32-bit integers.
+    """
+    names = kernel.arg_names
+    signature = dict.fromkeys(names, "i32") | pointers | dict.fromkeys(constants, "constexpr")
+    places = [(names.index(name),) for name in divisible]
+    for name, kind in pointers.items():
+        places += [(names.index(name), *i) for i in ([(j,) for j in range(len(kind))] if type(kind) is tuple else [()])]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={place: [["tt.divisibility", 16]] for place in places},
+    )
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": module.WARPS})
 
 
 def dump(kernel, folder, what):

@@ -5,10 +5,13 @@ import pytest
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
 from pyaccel.triton_kernels import blend, threshold  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
 
-from tests.triton_kernels.ahead_of_time import assert_nothing_spilled, in_interpreter, needs_compiler  # noqa: E402
+from tests.triton_kernels.ahead_of_time import (  # noqa: E402
+    assert_nothing_spilled,
+    compiled_kernel,
+    in_interpreter,
+    needs_compiler,
+)
 
 VALUES = """
 import itertools
@@ -62,20 +65,6 @@ def test_values_in_the_interpreter():
     assert in_interpreter(VALUES) == "right"
 
 
-def compiled(kernel, pointers, constants, capability=90):
-    """``kernel`` for pointers and sizes that 16 divides; all other arguments are 32-bit integers."""
-    names = kernel.arg_names
-    signature = dict.fromkeys(names, "i32") | pointers | dict.fromkeys(constants, "constexpr")
-    divisible = [(i,) for i, name in enumerate(names) if name in pointers or name == "inner"]
-    source = ASTSource(
-        fn=kernel,
-        signature=signature,
-        constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={place: [["tt.divisibility", 16]] for place in divisible},
-    )
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": threshold.WARPS})
-
-
 @needs_compiler
 @pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize("divide", [False, True])
@@ -85,7 +74,7 @@ def test_threshold_compiles_without_spills(dtype, divide, capability, tmp_path):
     pointers = {"x_pointer": f"*{dtype}", "out_pointer": f"*{dtype}", "limits": "*fp64" if wide else "*fp32"}
     accumulator = triton.language.float64 if wide else triton.language.float32
     constants = {"DIVIDE": divide, "ACCUMULATOR": accumulator, "BLOCK": threshold.BLOCK}
-    assert_nothing_spilled(compiled(threshold.clamp, pointers, constants, capability), tmp_path)
+    assert_nothing_spilled(compiled_kernel(threshold.clamp, pointers, constants, ("inner",), capability), tmp_path)
 
 
 @needs_compiler
@@ -96,6 +85,5 @@ def test_blend_compiles_without_spills(dtype, capability, tmp_path):
     pointers = dict.fromkeys(["x", "mask", "image", "noise", "out"], f"*{dtype}")
     pointers["coefficients"] = "*fp64" if wide else "*fp32"
     accumulator = triton.language.float64 if wide else triton.language.float32
-    assert_nothing_spilled(
-        compiled(blend.mix, pointers, {"ACCUMULATOR": accumulator, "BLOCK": blend.BLOCK}, capability), tmp_path
-    )
+    constants = {"ACCUMULATOR": accumulator, "BLOCK": blend.BLOCK}
+    assert_nothing_spilled(compiled_kernel(blend.mix, pointers, constants, ("inner",), capability), tmp_path)
