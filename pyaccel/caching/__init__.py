@@ -17,6 +17,7 @@ from .moment import Moment, When
 from .pab import pab
 from .ranges import blocks, first_blocks, modulated_input, spans
 from .registry import CACHES, options_of
+from .scale_shift import ScaleShift, fit_scale_shift
 from .speca import speca
 from .statistics import Summary
 from .taylorseer import taylorseer
@@ -26,9 +27,9 @@ from .when import every, full_steps, mask, on_steps
 from .where import Probe, Site, branches
 
 __all__ = [
-    "CACHES", "FLUX", "Cache", "Calibration", "How", "Moment", "Probe", "Site", "Summary", "When", "attach", "auto",
-    "below_branch", "blockcache", "blocks", "branches", "calibrate", "centred", "dbcache", "deepcache", "delta_dit",
-    "dicache", "easycache", "every", "fbcache", "first_blocks", "fora", "full_steps", "hermite", "hicache", "magcache",
-    "mask", "modulated_input", "newton", "on_steps", "options_of", "pab", "reuse", "spans", "speca", "taylor",
-    "taylorseer", "teacache",
+    "CACHES", "FLUX", "Cache", "Calibration", "How", "Moment", "Probe", "ScaleShift", "Site", "Summary", "When",
+    "attach", "auto", "below_branch", "blockcache", "blocks", "branches", "calibrate", "centred", "dbcache",
+    "deepcache", "delta_dit", "dicache", "easycache", "every", "fbcache", "first_blocks", "fit_scale_shift",
+    "fora", "full_steps", "hermite", "hicache", "magcache", "mask", "modulated_input", "newton", "on_steps",
+    "options_of", "pab", "reuse", "spans", "speca", "taylor", "taylorseer", "teacache",
 ]  # fmt: skip
