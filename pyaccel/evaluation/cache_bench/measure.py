@@ -59,7 +59,7 @@ def run(
     with progress_bar("bench", count * (len(rows_of_caches) + 11), progress) as bar:
         bar.note("calibration")
         calibration = _calibrated(denoiser, plan)
-        generate(denoiser, plan, BATCH, seed=1)  # a warm-up
+        generate(denoiser, plan, min(count, BATCH), seed=1)  # a warm-up
         bar.note("uncached")
         base = generate(denoiser, plan, count, bar=bar)
         base_features = _features(base)
