@@ -58,8 +58,8 @@ PYACCEL_HD void blocks_gated(const GatedCombination& job, const GatedStretch& pa
 void gated_f32(const GatedCombination& job, const GatedStretch& part) {
   int64_t i = part.begin;
   // Beyond the cache longer runs of each input suit the memory, as far as the registers go.
-  if (part.stream) i = sweep_gated<(Vec::registers >= 32 ? 16 : 8)>(job, part, i, true);
-  i = sweep_gated<4>(job, part, i, part.stream);
+  if (part.stream && Vec::registers >= 32) i = sweep_gated<16>(job, part, i, true);
+  i = sweep_gated<8>(job, part, i, part.stream);
   i = sweep_gated<1>(job, part, i, false);
   blocks_gated(job, part, part.c32, i);
 }
