@@ -1,16 +1,15 @@
 """The engine of feature caches: attaches where, when and how to a model, and restores it exactly.
 
-State belongs to one sampling run and one pass of guidance. Run and step come from the StepContext that is announced
-(the executor of a Plan does), else from whom the cache follows (a fused scheduler), else from counting the calls
-(:mod:`pyaccel.caching.position`). The pass is recognised by its conditioning (:mod:`pyaccel.caching.sessions`).
+State belongs to one sampling run and one pass of guidance (:mod:`pyaccel.caching.runs`). Run and step come from the
+StepContext that is announced (the executor of a Plan does), else from whom the cache follows (a fused scheduler), else
+from counting the calls (:mod:`pyaccel.caching.position`). The pass is recognised by its conditioning
+(:mod:`pyaccel.caching.sessions`).
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import threading
-import weakref
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
@@ -19,22 +18,19 @@ import torch
 from torch import nn
 
 from .. import ops
-from ..denoiser import Run, StepContext, announce, current_context
+from ..denoiser import Run, StepContext, announce
 from ..names import look_up
-from .calls import Arguments
 from .features import History, flatten, stub
 from .how import How
 from .moment import When
 from .patching import Patch, patched_by
-from .position import Counter, Direction
 from .probing import Leave, Probing
+from .runs import Position, Runs
 from .sessions import RunState, Session
 from .slots import Slot, places
 from .statistics import Statistics, Summary, weights_of
 from .storage import storage_of
 from .where import Site
-
-Position = Callable[[], StepContext | None]
 
 
 class Rejected(Exception):
@@ -56,13 +52,9 @@ class Cache:
         storage_of(self.memory)
         if self.coordinate not in ("step", "time") and not callable(self.coordinate):
             raise ValueError(f"coordinate must be 'step', 'time' or a function of time, got {self.coordinate!r}")
-        self._position: Position | None = None
-        self._by_run: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-        self._local = threading.local()
-        self._direction = Direction()
+        self._runs = Runs(model, self.steps)
         self._active: ContextVar[Session | None] = ContextVar("pyaccel_cache_session", default=None)
-        self._lock = threading.RLock()
-        self._arguments = Arguments(model)
+        self._lock = self._runs.lock
         self._slots: list[Slot] = []
         self._root: Patch | None = None
         self._copies: set[int] = set()  # sites whose features the model writes into
@@ -133,13 +125,11 @@ class Cache:
         """
         if position is not None and not callable(position):
             raise TypeError(f"follow takes a function without arguments, got {type(position).__name__}")
-        self._position = position
+        self._runs.position = position
 
     def reset(self) -> None:
         """Forgets the state of every run."""
-        with self._lock:
-            self._by_run.clear()
-            self._local = threading.local()
+        self._runs.forget()
 
     def summary(self) -> Summary:
         """Counts since the cache was made; bytes are those of one run and guidance pass."""
@@ -229,7 +219,8 @@ class Cache:
                     if not slot.in_place():
                         slot.follow()
             self.reset()  # what was computed without the adapter does not fit any more
-        state, session = self._session(args, kwargs)
+        state, session = self._runs.session(args, kwargs)
+        session.group, session.position = self.group, self._coordinate(session)
         session.begin()
         return state, session
 
@@ -347,59 +338,12 @@ class Cache:
                 root.remove()
                 self._root = Patch(self, self.model, "forward", root.call)
 
-    # -- whose state --------------------------------------------------------------------------------------------------
-
-    def _session(self, args: tuple, kwargs: dict) -> tuple[RunState, Session]:
-        """The state of this call's run and the session of its pass, with its step set."""
-        call = self._arguments.read(args, kwargs)
-        context, thread = current_context(), None
-        if context is None and self._position is not None:
-            context, thread = self._position(), threading.get_ident()
-        if context is not None:
-            state = self._state(context.run, thread)
-            session = state.session(call, context.step, context.branch)
-            session.steps, session.t = context.steps, context.t
-        else:
-            local = self._local.__dict__
-            counter = local.get("counter")
-            if counter is None:
-                counter = local["counter"] = Counter(self._direction, self.steps)
-            if counter.advance(call.time) or "state" not in local:
-                self._drop_last_run(local)
-                local["state"] = RunState()
-            state = local["state"]
-            session = state.session(call, counter.step)
-            session.steps, session.t = self.steps, counter.time
-        session.group, session.position = self.group, self._coordinate(session)
-        return state, session
-
     def _coordinate(self, session: Session) -> float:
         """The position of this call, in the coordinate in which features are predicted."""
         if self.coordinate == "step" or session.t is None or math.isnan(session.t):
             return float(session.step)
         value = session.t if self.coordinate == "time" else float(self.coordinate(session.t))
         return min(max(value, -_FARTHEST), _FARTHEST)  # log-SNR is infinite at both ends
-
-    def _state(self, run: Any, thread: int | None) -> RunState:
-        """The state of an announced run; that of the run before in this thread is freed."""
-        local = self._local.__dict__
-        last = local.get("run")
-        if last is None or last() is not run:
-            self._drop_last_run(local)
-            local.pop("state", None)
-            local.pop("counter", None)
-            local["run"] = weakref.ref(run)
-        with self._lock:
-            states = self._by_run.setdefault(run, {})
-            if thread not in states:
-                states[thread] = RunState()
-            return states[thread]
-
-    def _drop_last_run(self, local: dict) -> None:
-        last = local.pop("run", None)
-        if last is not None and last() is not None:
-            with self._lock:
-                self._by_run.pop(last(), None)
 
     @torch.compiler.disable
     def _count(self, session: Session, again: bool) -> None:

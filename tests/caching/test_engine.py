@@ -115,7 +115,7 @@ def test_state_is_freed_with_the_run(model):
     with caching.taylorseer(model, interval=4) as cache:
         sample(model, NOISE)
         gc.collect()
-        assert len(cache._by_run) == 0
+        assert len(cache._runs.by_run) == 0
 
 
 def test_an_exception_in_the_middle_leaves_no_state(model):
@@ -196,5 +196,5 @@ def test_recomputation_of_a_step_replaces_its_features(model):
         for _ in range(2):
             with announce(StepContext(run, 0, 4, 1.0, branch="cond")):
                 model(NOISE, torch.ones(2), torch.arange(2))
-        (session,) = cache._by_run[run][None].sessions
+        (session,) = cache._runs.by_run[run][None].sessions
         assert [h.positions for h in session.histories.values()] == [[0]] * 4

@@ -47,7 +47,7 @@ def test_nan_is_recomputed_and_counted():
     def call(*args):
         result = model(*args)
         if spoil[0]:
-            for state in cache._by_run.values():
+            for state in cache._runs.by_run.values():
                 for run_state in state.values():
                     for history in run_state.sessions[0].histories.values():
                         history.storage.features[0][0] = torch.full_like(history.storage.features[0][0], math.nan)

@@ -103,7 +103,7 @@ def test_follow(model):
                 position[0] = StepContext(r, i, 5, 0.5)
                 outputs += [[model(numbers(2, 9, 16, seed=i), torch.ones(2), LABELS[k]) for k in (0, 1)]]
         assert cache.summary().full_calls == 8
-        assert len(cache._by_run) == 1  # the state of the first run is freed though the run is still alive
+        assert len(cache._runs.by_run) == 1  # the state of the first run is freed though the run is still alive
     assert all(same(a, b) for a, b in zip(outputs[:5], outputs[5:], strict=True))
     with pytest.raises(TypeError, match="function without arguments"):
         cache.follow(3)
@@ -141,7 +141,7 @@ def test_an_argument_that_is_new_in_each_step_is_left_out():
                 t = torch.full((2,), 1 - i / 10)
                 model(X, t, LABELS[k], extra={"r": torch.full((2,), i + 0.5 * k)})
         assert cache.summary().full_calls < 14
-        assert len(cache._local.state.sessions) == 2
+        assert len(cache._runs._local.state.sessions) == 2
 
 
 def test_counter():
