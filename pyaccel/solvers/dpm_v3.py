@@ -28,6 +28,8 @@ def dpm_v3(b: Builder, statistics: ModelStatistics | None = None, order: int = 2
     1, s = b = 0. ``corrector`` also fits the new prediction, at no further call, from order 2 on. Steps
     that begin or end outside the statistics' range of log-SNR, or at its infinite ends, are of first order.
     """
+    if b.rising:
+        raise ValueError("dpm_v3 runs from noise to data alone; for inversion take ddim(inverse=True)")
     option("dpm_v3", "order", order, (1, 2, 3))
     if statistics is not None and not isinstance(statistics, ModelStatistics):
         raise TypeError(f"dpm_v3: statistics must be ModelStatistics, got {type(statistics).__name__}")

@@ -92,6 +92,8 @@ def dpm_fast(b: Builder, form: str = "epsilon"):
     left. With custom ``times`` the number of calls follows from the intervals: 3 each but 2 and 1 for the last two.
     """
     option("dpm_fast", "form", form, ("sample", "epsilon"))
+    if b.rising:
+        raise ValueError("dpm_fast runs from noise to data alone; for inversion take ddim(inverse=True)")
     ends_at_zero = b.points[-1].is_end
     count = len(b.points) - 1 - ends_at_zero
     calls = 3 * (count - 1) if b.steps is None else b.steps - ends_at_zero

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from ..schedules import Schedule
 from .builder import Builder, Point, Value
 from .family import solver
 from .runge_kutta import HEUN, rho_step
@@ -28,7 +29,10 @@ def edm_stochastic(b: Builder, churn: float = 40.0, s_min: float = 0.05, s_max: 
     x = b.noise()
     for s, t in b.intervals():
         if s.finite and s_min <= s.ratio <= s_max and gamma > 0:
-            x, s = noisier(b, x, s, (1 + gamma) * s.ratio, s_noise)
+            # A model of betas knows no more noise than that of its first time.
+            ratio = min((1 + gamma) * s.ratio, _most(b.schedule))
+            if ratio > s.ratio:
+                x, s = noisier(b, x, s, ratio, s_noise)
         x = _heun(b, x, s, t)
     return x
 
@@ -50,6 +54,8 @@ def restart(
             raise ValueError(f"restart: each restart is (N >= 2, K >= 1, 0 < t_min < t_max), got {entry!r}")
         inner = [p for p in b.points[1:] if p.finite]
         nearest = min(inner, key=lambda p: abs(p.ratio - entry[2]), default=None)
+        if entry[3] > _most(b.schedule):
+            raise ValueError(f"restart: t_max {entry[3]} is more noise than {b.schedule.name} has at its first time")
         if nearest is None or nearest.ratio >= entry[3]:
             raise ValueError(f"restart: no point of the grid has a sigma/alpha near {entry[2]} and below {entry[3]}")
         plan.setdefault(nearest, []).append(entry)
@@ -65,6 +71,12 @@ def restart(
                 for u, v in itertools.pairwise(way):
                     x = _heun(b, x, u, v)
     return x
+
+
+def _most(schedule: Schedule) -> float:
+    """The largest sigma/alpha that a model of this schedule can be asked about; EDM's and VE's take any."""
+    alpha = float(schedule.alpha(1.0))
+    return math.inf if alpha == 0 or schedule.name in ("edm", "ve") else float(schedule.sigma(1.0)) / alpha
 
 
 def noisier(b: Builder, x: Value, s: Point, ratio: float, s_noise: float) -> tuple[Value, Point]:

@@ -98,6 +98,8 @@ def solver(
         if times is None:
             if start is None:
                 start = schedule.t_max if finite and schedule.alpha(1.0) == 0 else 1.0
+            if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+                raise ValueError(f"{name}: steps must be a whole number of at least 1, got {steps!r}")
             count = steps if intervals is None else intervals(steps, final == "zero" and schedule.sigma(end) == 0)
             grid = grid or _NATURAL_GRID.get(schedule.name, "uniform")
             times = time_grids.make(schedule, count, grid, start, end, final)

@@ -92,3 +92,25 @@ def test_grids_default_to_karras():
     ratios = [schedules.edm().sigma(t) ** (1 / 7) for t in grid[:-1]]
     gaps = [a - b for a, b in itertools.pairwise(ratios)]
     assert max(gaps) == pytest.approx(min(gaps), rel=1e-9)
+
+
+def test_churn_and_restarts_stay_within_a_models_times():
+    """A network with a table of a thousand times cannot be asked about more noise than that of its first one."""
+    from pyaccel import schedules, solvers
+
+    schedule = schedules.vp_discrete(schedules.scaled_linear_betas())
+    plan = solvers.edm_stochastic(schedule, 10)
+    assert max(call.model_time for stage in plan.stages for call in stage.calls) <= 999
+    with pytest.raises(ValueError, match="more noise than vp_discrete has"):
+        solvers.restart(schedule, 20, restarts=[(3, 1, 1.0, 100.0)])
+
+
+@pytest.mark.parametrize("name", ["dpm_v3", "dpm_fast"])
+def test_what_does_not_run_backwards_says_so(name):
+    from pyaccel import schedules, solvers
+
+    with pytest.raises(ValueError, match="from noise to data alone"):
+        solvers.from_name(name)(schedules.vp_linear(), 5, inverse=True)
+    for steps in (0, -5, True, 7.0, "a"):
+        with pytest.raises(ValueError, match="steps must be"):
+            solvers.dpm_fast(schedules.vp_linear(), steps)
