@@ -157,4 +157,5 @@ def _hashable(nested):
 
 @lru_cache(maxsize=512)
 def remembered(coefficients: tuple, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The coefficients on the device, where a solver's step needs the same ones again and again."""
     return torch.tensor(coefficients, dtype=dtype, device=device)

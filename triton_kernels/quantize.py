@@ -25,6 +25,7 @@ LARGEST = {torch.int8: 127.0, torch.uint8: 448.0}
 
 @triton.jit
 def difference(x, minus, at, inside, MINUS: tl.constexpr, ACCUMULATOR: tl.constexpr):
+    """x, or x − minus, at these places; 0 outside."""
     v = tl.load(x + at, mask=inside, other=0.0).to(ACCUMULATOR)
     if MINUS:
         v = v - tl.load(minus + at, mask=inside, other=0.0).to(ACCUMULATOR)

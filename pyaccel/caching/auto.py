@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from .engine import Cache
-from .ranges import blocks, is_unet
+from .ranges import blocks
 from .taylorseer import taylorseer
 
 
@@ -27,11 +27,9 @@ def auto(
         steps: of a run, where nothing announces a StepContext and the times say nothing.
         settings: as in :func:`pyaccel.caching.attach`.
     """
-    where = None
-    if not is_unet(model):
-        try:
-            blocks(model)
-            where = "last_block"
-        except ValueError:
-            where = None
+    try:
+        blocks(model)
+        where = "last_block"
+    except ValueError:
+        where = None
     return taylorseer(model, interval, order=order, warmup=warmup, steps=steps, where=where, how="newton", **settings)

@@ -16,12 +16,10 @@ from torch import nn
 
 from .. import ops
 from ..files import write_atomically
-from .engine import Cache
-from .features import History, flatten
-from .how import reuse
+from .features import flatten
 from .moment import Moment
-from .ranges import blocks, modulated_input, spans
-from .storage import Raw
+from .ranges import modulated_input, spans
+from .watching import Watching
 from .where import branches
 
 VERSION = 1
@@ -127,9 +125,7 @@ def calibrate(model: nn.Module, runs: Sequence[Callable[[], Any]], steps: int | 
     Returns means over all of them. Raises ValueError where the model was not called.
     """
     observer = _Observer(model, steps)
-    with observer, torch.no_grad():
-        for run in runs:
-            run()
+    observer.watch(runs)
     return observer.calibration()
 
 
@@ -150,8 +146,8 @@ class _Means:
         return tuple(total / count if count else default for total, count in found)
 
 
-class _Observer(Cache):
-    """A cache that computes everything and takes note of what changes."""
+class _Observer(Watching):
+    """Takes note of what changes from step to step."""
 
     def __init__(self, model: nn.Module, steps: int | None):
         sites = branches(model)
@@ -159,11 +155,10 @@ class _Observer(Cache):
         self._changes = [_Means() for _ in sites]
         self._inputs, self._outputs, self._magnitudes = _Means(), _Means(), _Means()
         try:
-            blocks(model)
             trunk = spans(model, probe=modulated_input(model), when=self._rule)
         except ValueError:
             trunk = []
-        super().__init__("calibrate", model, [*sites, *trunk], lambda moment: True, reuse(), steps=steps)
+        super().__init__("calibrate", model, [*sites, *trunk], steps)
 
     def _rule(self, moment: Moment) -> bool:
         if moment.before("previous") is not None:
@@ -183,18 +178,16 @@ class _Observer(Cache):
 
         return super()._model_call(watched, args, kwargs)
 
-    def _history(self, session, index, occurrence) -> History:
-        history = super()._history(session, index, occurrence)
-        if type(history.storage) is Raw:
-            history.storage = _Watched(lambda now, before: self._note(session.step, index, now, before))
-        return history
-
-    def _note(self, step: int, index: int, now: torch.Tensor, before: torch.Tensor) -> None:
+    def seen(self, step: int, index: int, kept: torch.Tensor | None, now: torch.Tensor) -> bool:
+        """How ``now`` differs from the step before."""
+        if kept is None:
+            return True
         if index < len(self._names):
-            self._changes[index].add(step, float(ops.relative_l1(before, now)))
+            self._changes[index].add(step, float(ops.relative_l1(kept, now)))
         else:
-            ratio = now.float().norm(dim=-1) / before.float().norm(dim=-1)
+            ratio = now.float().norm(dim=-1) / kept.float().norm(dim=-1)
             self._magnitudes.add(step, float(ratio[ratio.isfinite()].mean()))
+        return True
 
     def calibration(self) -> Calibration:
         """What was seen."""
@@ -207,22 +200,3 @@ class _Observer(Cache):
         if not found[0]:
             found = [(), (), ()]
         return Calibration(type(self.model).__name__, self._names, tuple(change), *found)
-
-
-class _Watched(Raw):
-    """Tells how each new feature differs from the one before."""
-
-    __slots__ = ("_note",)
-
-    def __init__(self, note: Callable):
-        super().__init__()
-        self._note = note
-
-    def push(self, leaves: list, room: int, *, replace: bool, copies: bool) -> None:
-        """As in Raw."""
-        if self.features and not replace:
-            now = next((x for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point()), None)
-            before = next((x for x in self.features[0] if isinstance(x, torch.Tensor) and x.is_floating_point()), None)
-            if now is not None and before is not None and now.shape == before.shape:
-                self._note(now, before)
-        super().push(leaves, room, replace=replace, copies=copies)

@@ -11,7 +11,7 @@ from .engine import Cache, attach
 from .how import How, reuse, taylor
 from .moment import Moment
 from .ranges import first_blocks, spans
-from .when import whole_number
+from .when import positive, whole_number
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def fbcache(model: nn.Module, threshold: float = 0.08, steps: int | None = None,
 
     One number a step is read from the device.
     """
-    return _dual(f"fbcache(threshold={threshold})", model, 1, 0, Near(_positive(threshold)), reuse(), steps, settings)
+    return _dual(
+        f"fbcache(threshold={threshold})", model, 1, 0, Near(positive("threshold", threshold)), reuse(), steps, settings
+    )
 
 
 def dbcache(
@@ -85,7 +87,7 @@ def dbcache(
     """
     whole_number("front", front), whole_number("back", back, least=0), whole_number("warmup", warmup, least=0)
     limits = [math.inf if limit is None else limit for limit in (most, in_a_row, total)]
-    rule = Near(_positive(threshold), warmup, *limits)
+    rule = Near(positive("threshold", threshold), warmup, *limits)
     how = taylor(order) if order else reuse()
     method = f"dbcache(front={front}, back={back}, threshold={threshold})"
     return _dual(method, model, front, back, rule, how, steps, settings)
@@ -95,9 +97,3 @@ def _dual(method, model, front: int, back: int, rule: Near, how: How, steps: int
     probe = first_blocks(model, front)
     where = spans(model, front, -back or None, probe=probe)
     return attach(method, model, where=where, when=rule, how=how, steps=steps, **settings)
-
-
-def _positive(threshold: float) -> float:
-    if not threshold > 0:
-        raise ValueError(f"threshold must be above 0, got {threshold!r}")
-    return threshold

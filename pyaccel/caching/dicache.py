@@ -10,7 +10,7 @@ from .engine import Cache, attach
 from .how import How, reuse
 from .moment import Moment
 from .ranges import first_blocks, spans
-from .when import whole_number
+from .when import positive, whole_number
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ def dicache(
     Two numbers a step are read from the device.
     """
     whole_number("depth", depth), whole_number("warmup", warmup)
-    if not threshold > 0:
-        raise ValueError(f"threshold must be above 0, got {threshold!r}")
+    positive("threshold", threshold)
     how = How(1, 0, reuse().weights, _aligned)
     where = spans(model, depth, probe=first_blocks(model, depth))
     return attach(f"dicache(depth={depth}, threshold={threshold})", model, where=where,

@@ -10,6 +10,7 @@ from torch import nn
 from .engine import Cache, attach
 from .how import reuse
 from .moment import Moment
+from .when import positive
 from .where import Probe, Site
 
 
@@ -62,8 +63,7 @@ def easycache(
 
     Two numbers a step are read from the device.
     """
-    if not threshold > 0:
-        raise ValueError(f"threshold must be above 0, got {threshold!r}")
+    positive("threshold", threshold)
     where = [Site("the model", model, "model", residual=True, probe=Probe())]
     rule = Transformation(threshold, warmup)
     return attach(f"easycache(threshold={threshold})", model, where=where, when=rule, how=reuse(), steps=steps,

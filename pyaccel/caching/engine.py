@@ -44,15 +44,23 @@ class Cache:
     the model exactly. While the cache is attached, a copy or a pickle of the model is an uncached model.
     """
 
-    def __init__(self, method: str, model: nn.Module, where: list[Site], when: When, how: How, **settings):
+    def __init__(
+        self,
+        method: str,
+        model: nn.Module,
+        where: list[Site],
+        when: When,
+        how: How,
+        *,
+        steps: int | None = None,
+        memory: str | None = None,
+        coordinate: str | Callable[[float], float] = "step",
+        group: Any = None,
+    ):
         self.method, self.model, self.where, self.when, self.how = method, model, where, when, how
-        self.settings = settings
-        self.steps, self.memory = settings.get("steps"), settings.get("memory")
-        self.coordinate, self.group = settings.get("coordinate", "step"), settings.get("group")
-        storage_of(self.memory)
-        if self.coordinate not in ("step", "time") and not callable(self.coordinate):
-            raise ValueError(f"coordinate must be 'step', 'time' or a function of time, got {self.coordinate!r}")
-        self._runs = Runs(model, self.steps)
+        self.steps, self.memory, self.coordinate, self.group = steps, memory, coordinate, group
+        storage_of(memory)  # an error for one that there is not
+        self._runs = Runs(model, steps, coordinate, group)
         self._active: ContextVar[Session | None] = ContextVar("pyaccel_cache_session", default=None)
         self._lock = self._runs.lock
         self._slots: list[Slot] = []
@@ -110,6 +118,11 @@ class Cache:
         self._root.remove()
         self._root = self._whole = None
         self.reset()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options of :func:`attach` beside where, when and how."""
+        return {name: getattr(self, name) for name in ("steps", "memory", "coordinate", "group")}
 
     def __enter__(self) -> Cache:
         return self.attach()
@@ -203,8 +216,7 @@ class Cache:
 
     @torch.compiler.disable
     def _sound(self, result: Any) -> bool:
-        """Whether a predicted result is finite. On a GPU this would wait for the device, so it is only asked where a
-        rule has waited already."""
+        """Whether a predicted result is finite; asked on a CPU alone, since elsewhere it would wait for the device."""
         leaves = [x for x in flatten(result)[0] if isinstance(x, torch.Tensor) and x.is_floating_point()]
         if not leaves or not leaves[0].is_cpu or type(leaves[0]) is not torch.Tensor or torch.is_grad_enabled():
             return True
@@ -220,7 +232,6 @@ class Cache:
                         slot.follow()
             self.reset()  # what was computed without the adapter does not fit any more
         state, session = self._runs.session(args, kwargs)
-        session.group, session.position = self.group, self._coordinate(session)
         session.begin()
         return state, session
 
@@ -338,13 +349,6 @@ class Cache:
                 root.remove()
                 self._root = Patch(self, self.model, "forward", root.call)
 
-    def _coordinate(self, session: Session) -> float:
-        """The position of this call, in the coordinate in which features are predicted."""
-        if self.coordinate == "step" or session.t is None or math.isnan(session.t):
-            return float(session.step)
-        value = session.t if self.coordinate == "time" else float(self.coordinate(session.t))
-        return min(max(value, -_FARTHEST), _FARTHEST)  # log-SNR is infinite at both ends
-
     @torch.compiler.disable
     def _count(self, session: Session, again: bool) -> None:
         with self._lock:
@@ -354,9 +358,6 @@ class Cache:
             if session.computed:
                 held = sum(h.bytes for h in session.histories.values())
                 statistics.peak_bytes = max(statistics.peak_bytes, held)
-
-
-_FARTHEST = 20.0
 
 
 def _is_feature(x: Any) -> bool:

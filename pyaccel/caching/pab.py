@@ -56,7 +56,8 @@ def kind_of_attention(site: Site, model: nn.Module) -> str:
     if site.kind != "attention":
         return site.kind
     name = site.name.lower()
-    owners = [type(m).__name__.lower() for n, m in model.named_modules() if n and f"{site.name}.".startswith(f"{n}.")]
+    path = site.name.split(".")
+    owners = [type(model.get_submodule(".".join(path[:n]))).__name__.lower() for n in range(1, len(path) + 1)]
     if any("temp" in owner for owner in (name, *owners)):
         return "temporal"
     widths = [getattr(getattr(site.module, key, None), "in_features", None) for key in ("to_q", "to_k")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable
@@ -15,12 +16,22 @@ from .position import Counter, Direction
 from .sessions import RunState, Session
 
 Position = Callable[[], StepContext | None]
+_FARTHEST = 20.0
 
 
 class Runs:
     """The states of all runs of one cache: announced, known from whom it follows, or counted by the calls' times."""
 
-    def __init__(self, model: nn.Module, steps: int | None):
+    def __init__(
+        self,
+        model: nn.Module,
+        steps: int | None,
+        coordinate: str | Callable[[float], float] = "step",
+        group: Any = None,
+    ):
+        if coordinate not in ("step", "time") and not callable(coordinate):
+            raise ValueError(f"coordinate must be 'step', 'time' or a function of time, got {coordinate!r}")
+        self._coordinate, self._group = coordinate, group
         self.position: Position | None = None
         self.by_run: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
         self.lock = threading.RLock()
@@ -36,7 +47,12 @@ class Runs:
             self._local = threading.local()
 
     def session(self, args: tuple, kwargs: dict) -> tuple[RunState, Session]:
-        """The state of this call's run and the session of its pass, with its step set."""
+        """The state of this call's run and the session of its pass, with its step, time and position set."""
+        state, session = self._located(args, kwargs)
+        session.group, session.position = self._group, self._position_of(session)
+        return state, session
+
+    def _located(self, args: tuple, kwargs: dict) -> tuple[RunState, Session]:
         call = self._arguments.read(args, kwargs)
         context, thread = current_context(), None
         if context is None and self.position is not None:
@@ -57,6 +73,13 @@ class Runs:
         session = state.session(call, counter.step)
         session.steps, session.t = self._steps, counter.time
         return state, session
+
+    def _position_of(self, session: Session) -> float:
+        """The position of a call, in the coordinate in which features are predicted."""
+        if self._coordinate == "step" or session.t is None or math.isnan(session.t):
+            return float(session.step)
+        value = session.t if self._coordinate == "time" else float(self._coordinate(session.t))
+        return min(max(value, -_FARTHEST), _FARTHEST)  # log-SNR is infinite at both ends
 
     def _state(self, run: Any, thread: int | None) -> RunState:
         """The state of an announced run; that of the run before in this thread is freed."""

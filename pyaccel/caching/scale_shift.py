@@ -17,10 +17,7 @@ from torch import nn
 
 from ..training.checkpoints import load_tensors, save_tensors
 from .calibration import Calibration
-from .engine import Cache
-from .features import History
-from .how import reuse
-from .storage import Raw
+from .watching import Watching
 from .where import branches
 
 
@@ -73,29 +70,21 @@ def fit_scale_shift(
     """
     schedule = [frozenset(due) for due in calibration.check(model).schedule(delta)]
     fitting = _Fitting(model, schedule)
-    with fitting, torch.no_grad():
-        for run in runs:
-            run()
+    fitting.watch(runs)
     return fitting.result()
 
 
-class _Fitting(Cache):
-    """A cache that computes everything and sums up what a reused feature would lack."""
+class _Fitting(Watching):
+    """Sums up what a reused feature would lack."""
 
     def __init__(self, model: nn.Module, schedule: list[frozenset[int]]):
-        super().__init__("fit_scale_shift", model, branches(model), lambda moment: True, reuse())
+        super().__init__("fit_scale_shift", model, branches(model))
         self._schedule = schedule
         self._sums: dict[tuple[int, int], torch.Tensor] = {}
 
-    def _history(self, session, index, occurrence) -> History:
-        history = super()._history(session, index, occurrence)
-        if type(history.storage) is Raw:
-            history.storage = _Compared(lambda kept, now: self._note(session.step, index, kept, now))
-        return history
-
-    def _note(self, step: int, index: int, kept: torch.Tensor | None, now: torch.Tensor) -> bool:
+    def seen(self, step: int, index: int, kept: torch.Tensor | None, now: torch.Tensor) -> bool:
         """Whether ``now`` is to be kept; otherwise the sums of how it differs from what is ``kept`` grow."""
-        if kept is None or step in self._schedule[index] or kept.shape != now.shape:
+        if kept is None or step in self._schedule[index]:
             return True
         channel = channel_of(now)
         f, y = (t.double().movedim(channel, 0).flatten(1) for t in (kept, now))
@@ -115,20 +104,3 @@ class _Fitting(Cache):
             scale = torch.where(still, 1.0, (fy / count - mean * target) / variance.clamp_min(1e-30))
             found[f"{self.where[index].name}/{step}"] = torch.stack([scale, target - scale * mean]).float()
         return ScaleShift(found)
-
-
-class _Compared(Raw):
-    """Keeps the feature of the last due step."""
-
-    __slots__ = ("_kept", "_note")
-
-    def __init__(self, note: Callable):
-        super().__init__()
-        self._note, self._kept = note, None
-
-    def push(self, leaves: list, room: int, *, replace: bool, copies: bool) -> None:
-        """As in Raw."""
-        now = next((x for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point()), None)
-        if now is not None and self._note(self._kept, now):
-            self._kept = now.clone()
-        super().push(leaves, room, replace=replace, copies=copies)

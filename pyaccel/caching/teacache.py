@@ -13,6 +13,7 @@ from .engine import Cache, attach
 from .how import reuse
 from .moment import Moment
 from .ranges import modulated_input, spans
+from .when import positive
 
 FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 """The coefficients that its authors publish for FLUX.1-dev, highest power first."""
@@ -61,8 +62,7 @@ def teacache(
 
     One number a step is read from the device.
     """
-    if not threshold > 0:
-        raise ValueError(f"threshold must be above 0, got {threshold!r}")
+    positive("threshold", threshold)
     where = spans(model, probe=modulated_input(model))
     found = Calibration.of(coefficients, model)
     if found is not None:

@@ -43,6 +43,13 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
     return value
 
 
+def positive(name: str, value: float) -> float:
+    """``value``, or ValueError where it is not above 0."""
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}")
+    return value
+
+
 def full_steps(when: When, steps: int) -> list[int]:
     """The steps of a run of ``steps`` at which a rule that needs no probe computes in full."""
     moment, found = Moment(), []

@@ -18,7 +18,7 @@ from ..progress import progress_bar
 from ..solvers import Plan
 from .quality import rmse
 from .report import write_report
-from .sampling import BATCH, fashion_quality, fashion_reference, generate
+from .sampling import BATCH, columns_of, fashion_quality, fashion_reference, generate
 
 MODEL = "fashion-dit"
 REFERENCE_STEPS = 200
@@ -98,21 +98,8 @@ def run(
             samples = generate(
                 denoiser, method.plan, count, seed=seed, cache=cache, bar=_Scaled(bar, method.plan.calls)
             )
-            quality = fashion_quality(samples)
-            rows.append(
-                {
-                    "name": method.name,
-                    "family": method.family,
-                    "model_calls": samples.model_calls,
-                    "full_calls": samples.full_calls,
-                    "seconds": samples.seconds,
-                    "fid": quality.fid,
-                    "precision": quality.precision,
-                    "recall": quality.recall,
-                    "accuracy": quality.accuracy,
-                    "rmse": None if method.plan.stochastic else rmse(samples.images[:exact], truth),
-                }
-            )
+            row = {"name": method.name, "family": method.family, **columns_of(samples, fashion_quality(samples))}
+            rows.append(row | {"rmse": None if method.plan.stochastic else rmse(samples.images[:exact], truth)})
             pictures[method.name] = samples.images[:20]
     baseline = next((row for row in rows if row["name"] == BASELINE), rows[0])
     for row in rows:

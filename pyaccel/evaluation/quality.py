@@ -103,7 +103,11 @@ def evaluate(samples: torch.Tensor, labels: torch.Tensor, classifier: Classifier
     """
     if not torch.isfinite(samples).all():
         return Quality(math.nan, math.nan, math.nan, math.nan)
-    features, logits = classify(classifier, samples)
+    return judge(*classify(classifier, samples), labels, reference)
+
+
+def judge(features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, reference: Reference) -> Quality:
+    """The same of samples that :func:`classify` has given features and logits."""
     accuracy = class_accuracy(logits, labels)
     precision, recall = precision_recall(features, reference.features, NEIGHBOURS, reference.radii)
     return Quality(frechet_distance(features, reference.moments), precision, recall, accuracy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 
 import numpy as np
@@ -89,6 +89,12 @@ def generate(
             raise ValueError(f"the cache {cache.method} saw no call: it is not on this denoiser's model")
         full = round(summary.full_calls * plan.calls / summary.calls)
     return Samples(torch.cat(images).clamp_(-1, 1), torch.cat(labels), seconds, plan.calls, full)
+
+
+def columns_of(samples: Samples, quality: Quality) -> dict[str, float]:
+    """What a report's row says of samples: their cost and their quality."""
+    cost = {name: getattr(samples, name) for name in ("model_calls", "full_calls", "seconds")}
+    return cost | asdict(quality)
 
 
 @cache

@@ -13,12 +13,11 @@ from ... import __version__, caching, solvers, zoo
 from ...progress import progress_bar
 from ...seeding import sample_noise
 from ...solvers import Plan
-from ..figures import THEMES
 from ..heat_map import heat_map
 from ..paired import paired_change
-from ..quality import classify, rmse
+from ..quality import classify, judge, rmse
 from ..report import write_report
-from ..sampling import BATCH, Samples, fashion_quality, fashion_reference, generate, labels_of
+from ..sampling import BATCH, Samples, columns_of, fashion_reference, generate, labels_of
 from .variants import rivals, variants
 
 COUNT, QUICK = 2000, 100
@@ -54,34 +53,28 @@ def run(
     rows_of_caches = variants(denoiser.model, only)
     count = count if count is not None else QUICK if quick else COUNT
     plan = solvers.from_name(solver)(denoiser.schedule, steps)
-    real = fashion_reference()[1].moments
-    rows, pictures, marks = [], {}, {}
+    table, marks = _Table(), {}
     with progress_bar("bench", count * (len(rows_of_caches) + 11), progress) as bar:
-        bar.note("calibration")
-        calibration = _calibrated(denoiser, plan)
+        calibration = None
+        if any(variant.calibrated for variant in rows_of_caches):
+            bar.note("calibration")
+            calibration = _calibrated(denoiser, plan)
         generate(denoiser, plan, min(count, BATCH), seed=1)  # a warm-up
         bar.note("uncached")
-        base = generate(denoiser, plan, count, bar=bar)
-        base_features = _features(base)
-        name = f"{solver} {steps}, uncached"
-        rows.append(_row(name, "baseline", base, base, None))
-        pictures[name] = base.images[:20]
+        table.add(f"{solver} {steps}, uncached", "baseline", generate(denoiser, plan, count, bar=bar))
         for variant in rows_of_caches:
             bar.note(variant.name)
             cache = variant.make(denoiser.model, calibration)
             samples, summary = generate(denoiser, plan, count, cache=cache, bar=bar), cache.summary()
-            change = paired_change(_features(samples), base_features, real)
-            note = f"FID {change}; {summary.peak_bytes / 2**20:.1f} MiB; {summary.saved:.0%} of the work left out"
-            rows.append(_row(variant.name, "caching", samples, base, note))
+            facts = f"; {summary.peak_bytes / 2**20:.1f} MiB; {summary.saved:.0%} of the work left out"
+            table.add(variant.name, "caching", samples, facts)
             marks[variant.name] = _share_computed(summary, steps)
-            pictures[variant.name] = samples.images[:20]
-        for calls in rivals([row["full_calls"] for row in rows[1:]], steps):
+        for calls in rivals([row["full_calls"] for row in table.rows[1:]], steps):
             for other in dict.fromkeys((solver, "unipc")):
                 fewer = solvers.from_name(other)(denoiser.schedule, calls)
                 bar.note(f"{other} {calls}")
-                samples = generate(denoiser, fewer, count, bar=bar)
-                change = paired_change(_features(samples), base_features, real)
-                rows.append(_row(f"{other} {calls}, no cache", "few steps", samples, base, f"FID {change}"))
+                table.add(f"{other} {calls}, no cache", "few steps", generate(denoiser, fewer, count, bar=bar))
+    rows, pictures = table.rows, table.pictures
     for row in rows:
         row["speedup"] = rows[0]["seconds"] / row["seconds"]
     results = {
@@ -100,10 +93,7 @@ def run(
     }
     shown = dict(list(pictures.items())[:: max(1, len(pictures) // 12)])
     write_report(folder, results, shown)
-    if marks:
-        for theme in THEMES:
-            path = Path(folder, "steps.png" if theme == "light" else f"steps-{theme}.png")
-            heat_map(path, list(marks.values()), list(marks), "Share of the sites that are computed", theme)
+    heat_map(Path(folder, "steps.png"), list(marks.values()), list(marks), "Share of the sites that are computed")
     return results
 
 
@@ -118,25 +108,25 @@ def _calibrated(denoiser, plan: Plan) -> caching.Calibration:
     return caching.calibrate(model, [sample(101), sample(102)])
 
 
-def _features(samples: Samples) -> torch.Tensor:
-    return classify(fashion_reference()[0], samples.images)[0].double()
+class _Table:
+    """The rows so far; all but the first, which is the uncached run, stand in pairs with that."""
 
+    def __init__(self):
+        self.rows: list[dict] = []
+        self.pictures: dict[str, torch.Tensor] = {}
+        self._classifier, self._reference = fashion_reference()
 
-def _row(name: str, family: str, samples: Samples, base: Samples, note: str | None) -> dict:
-    quality = fashion_quality(samples)
-    row = {
-        "name": name,
-        "family": family,
-        "model_calls": samples.model_calls,
-        "full_calls": samples.full_calls,
-        "seconds": samples.seconds,
-        "fid": quality.fid,
-        "precision": quality.precision,
-        "recall": quality.recall,
-        "accuracy": quality.accuracy,
-        "rmse": rmse(samples.images, base.images),
-    }
-    return row if note is None else {**row, "note": note}
+    def add(self, name: str, family: str, samples: Samples, facts: str = "") -> None:
+        """A row of these samples, with its change against the first one and further ``facts`` in a note."""
+        features, logits = classify(self._classifier, samples.images)
+        row = {"name": name, "family": family}
+        row |= columns_of(samples, judge(features, logits, samples.labels, self._reference))
+        if not self.rows:
+            self._base, self._base_features = samples.images, features
+        else:
+            row["note"] = f"FID {paired_change(features, self._base_features, self._reference.moments)}{facts}"
+        self.rows.append(row | {"rmse": rmse(samples.images, self._base)})
+        self.pictures[name] = samples.images[:20]
 
 
 def _share_computed(summary: caching.Summary, steps: int) -> list[float]:

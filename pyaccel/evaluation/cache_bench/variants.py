@@ -10,6 +10,7 @@ from torch import nn
 
 from ... import caching
 from ...caching import Cache, Calibration
+from ...caching.ranges import is_unet
 from ...names import look_up
 
 
@@ -27,8 +28,8 @@ class Variant:
         settings = ", ".join(f"{key} {value}" for key, value in self.options)
         return f"{self.method}: {settings}"
 
-    def make(self, model: nn.Module, calibration: Calibration) -> Cache:
-        """The cache on ``model``."""
+    def make(self, model: nn.Module, calibration: Calibration | None) -> Cache:
+        """The cache on ``model``; ``calibration`` is that of the model, where one is needed."""
         more = {self.calibrated: calibration} if self.calibrated else {}
         return caching.CACHES[self.method](model, **dict(self.options), **more)
 
@@ -64,7 +65,7 @@ _UNETS = [*(_of("deepcache", interval=n) for n in (2, 3, 5)), _of("deepcache", i
 
 def variants(model: nn.Module, only: Sequence[str] | None = None) -> list[Variant]:
     """The rows for a model of the zoo; ``only`` names methods. ValueError, with the nearest name, for another."""
-    found = [*_EVERYWHERE, *(_UNETS if hasattr(model, "up") else _TRANSFORMERS)]
+    found = [*_EVERYWHERE, *(_UNETS if is_unet(model) else _TRANSFORMERS)]
     if only is None:
         return found
     there = dict.fromkeys(variant.method for variant in found)
