@@ -116,17 +116,17 @@ class Denoiser:
             x = x.to(self.dtype)
         if not self.guided:
             return [self._predict(x, t, conditioning)]
+        if isinstance(self.guidance, torch.Tensor) and len(x) % len(self.guidance):
+            raise ValueError(f"guidance is given for {len(self.guidance)} samples, x has {len(x)}")
         missing = set(self.unconditional) - set(conditioning)
         if missing:
             raise ValueError(f"guidance needs the conditioning {sorted(missing)}; pass it to sample(...)")
         without = {
-            name: torch.as_tensor(self.unconditional[name], dtype=value.dtype, device=value.device).expand_as(value)
-            if name in self.unconditional
-            else value
+            name: _like(name, self.unconditional[name], value) if name in self.unconditional else value
             for name, value in conditioning.items()
         }
         if self.batched:
-            both = {name: torch.cat([value, without[name]]) for name, value in conditioning.items()}
+            both = {name: _twice(name, value, without[name]) for name, value in conditioning.items()}
             return list(self._predict(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2))
         outputs, context = [], current_context()
         for branch, arguments in (("cond", conditioning), ("uncond", without)):
@@ -154,3 +154,31 @@ class Denoiser:
         if isinstance(weights[0], torch.Tensor):
             return ops.linear_combination(outputs, torch.stack(weights, dim=-1)[:, None])[0]
         return ops.linear_combination(outputs, [weights])[0]
+
+
+def _like(name: str, without: Any, value: Any) -> Any:
+    """The value without condition, like ``value`` where that is a tensor."""
+    if not isinstance(value, torch.Tensor):
+        return without
+    tensor = torch.as_tensor(without, dtype=value.dtype, device=value.device)
+    if tensor.dim() == value.dim() > 0 and 1 < len(tensor) < len(value) and len(value) % len(tensor) == 0:
+        tensor = tensor.repeat(len(value) // len(tensor), *[1] * (tensor.dim() - 1))  # calls of several points at once
+    try:
+        return tensor.expand_as(value)
+    except RuntimeError:
+        raise ValueError(
+            f"unconditional[{name!r}] of shape {list(tensor.shape)} does not expand to the conditioning "
+            f"{list(value.shape)}"
+        ) from None
+
+
+def _twice(name: str, value: Any, without: Any) -> Any:
+    """Both values in one batch; what has no batch is handed on as it is."""
+    if isinstance(value, torch.Tensor) and value.dim():
+        return torch.cat([value, without])
+    if value is not without:
+        raise ValueError(
+            f"guidance in one batch needs {name} as a tensor [B, ...], got {value!r}; say batched=False for one pass "
+            "after the other"
+        )
+    return value

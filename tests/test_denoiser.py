@@ -56,7 +56,34 @@ def test_dtype_is_that_of_the_networks_input():
     assert seen == [torch.bfloat16]
 
 
+def test_what_has_no_batch_is_handed_on():
+    def model(x, t, label, scale, name):
+        assert (scale, name) == (2.0, "a")
+        return network(x, t, label) * scale
+
+    x, t, label = torch.randn(3, 4), torch.rand(3), torch.tensor([1, 2, 3])
+    one, other = (
+        Denoiser(model, FLOW, "flow", 2.5, {"label": 7}, batched)(x, t, label=label, scale=2.0, name="a")
+        for batched in (True, False)
+    )
+    torch.testing.assert_close(one, other)
+
+
+def test_an_unconditional_value_of_each_sample_serves_several_calls_at_once():
+    null = torch.tensor([7, 8])
+    x, t, label = torch.randn(4, 3), torch.rand(4), torch.tensor([1, 2, 1, 2])
+    got = Denoiser(network, FLOW, "flow", 2.5, {"label": null})(x, t, label=label)
+    torch.testing.assert_close(got, 2.5 * network(x, t, label) - 1.5 * network(x, t, null.repeat(2)))
+
+
 def test_errors():
+    x, t, label = torch.randn(3, 4), torch.rand(3), torch.tensor([1, 2, 3])
+    with pytest.raises(ValueError, match="given for 2 samples, x has 3"):
+        Denoiser(network, FLOW, "flow", torch.ones(2), {"label": 7})(x, t, label=label)
+    with pytest.raises(ValueError, match=r"batched=False"):
+        Denoiser(network, FLOW, "flow", 2.0, {"label": 7})(x, t, label=5)
+    with pytest.raises(ValueError, match=r"unconditional\['label'\] of shape \[2\] does not expand"):
+        Denoiser(network, FLOW, "flow", 2.0, {"label": torch.ones(2)})(x, t, label=label)
     with pytest.raises(ValueError, match="velocity"):
         Denoiser(network, FLOW, "velocity")
     with pytest.raises(ValueError, match="unconditional"):

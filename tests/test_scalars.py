@@ -51,13 +51,13 @@ def test_softplus_does_not_overflow():
     assert scalars.softplus(-1e4) == 0.0
 
 
-def test_interpolate_is_linear_between_and_beyond_the_knots():
-    knots, values = np.array([0.0, 1.0, 3.0]), np.array([0.0, 2.0, 0.0])
+def test_piecewise_linear_between_and_beyond_the_knots():
+    line = scalars.PiecewiseLinear(np.array([0.0, 1.0, 3.0]), np.array([0.0, 2.0, 0.0]))
     x = np.array([-1.0, 0.5, 1.0, 2.0, 4.0])
     expected = np.array([-2.0, 1.0, 2.0, 1.0, -1.0])
-    np.testing.assert_allclose(scalars.interpolate(x, knots, values), expected)
-    np.testing.assert_allclose(scalars.interpolate(torch.tensor(x), knots, values).numpy(), expected)
-    assert [scalars.interpolate(float(v), knots, values) for v in x] == expected.tolist()
+    np.testing.assert_allclose(line(x), expected)
+    np.testing.assert_allclose(line(torch.tensor(x)).numpy(), expected)
+    assert [line(float(v)) for v in x] == expected.tolist()
 
 
 @pytest.mark.parametrize(("right", "expected"), [(False, [0, 0, 0, 0, 1, 1, 1]), (True, [0, 0, 0, 1, 1, 1, 1])])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """``["order=3", "eta=0.5", "corrector=no", "variant=bh1"]`` as values: int, float, bool, a JSON list, or text.
+    """``["order=3", "eta=0.5", "corrector=no", "variant=bh1"]`` as values: int, float, bool, JSON, or text.
 
     Raises ValueError for a text without "=" and for a key given twice.
     """
@@ -32,7 +32,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """The value that a text stands for: a number, true/false (yes/no), none, a JSON list, or the text itself."""
+    """The value that a text stands for: a number, true/false (yes/no), none, a JSON list or object, or the text."""
     with suppress(ValueError):
         return int(text)
     with suppress(ValueError):
@@ -40,11 +40,11 @@ def parse_value(text: str) -> Any:
     words = {"true": True, "yes": True, "false": False, "no": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
-    if text.startswith("["):
+    if text.startswith(("[", "{")):
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{text!r} is not a JSON list: {error}") from None
+            raise ValueError(f"{text!r} is not JSON: {error}") from None
     return text
 
 
@@ -64,11 +64,9 @@ def make_plan(name: str, schedule: Schedule, steps: int, **options) -> Plan:
             f"solvers.{name}(schedule, ...).sample(denoiser, noise)"
         )
     given = {key: value for key, value in options.items() if value is not None}
-    kinds = [p.kind for p in inspect.signature(make.function).parameters.values()]
-    if inspect.Parameter.VAR_KEYWORD not in kinds:  # as unic has, which hands them on to another solver
-        known = {key: key for key in inspect.signature(make).parameters if key not in ("schedule", "steps", "times")}
-        for key in given:
-            look_up(f"option of {name}", key, known)
+    known = {key: key for key in inspect.signature(make).parameters if key not in ("schedule", "steps", "times")}
+    for key in given:
+        look_up(f"option of {name}", key, known)
     return make(schedule, steps, **given)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..scalars import Scalar, divide, exp, expm1, interpolate, interval, log, maximum, minimum, sqrt, take
+from ..scalars import PiecewiseLinear, Scalar, divide, exp, expm1, interval, log, maximum, minimum, sqrt, take
 from .betas import Betas, check_betas
 from .schedule import Schedule
 from .variance_preserving import variance_preserving
@@ -52,11 +52,8 @@ class _Line:
 
     def __init__(self, times: np.ndarray, log_alphas: np.ndarray):
         self.times, self.log_alphas = times, log_alphas
-        self.slopes = np.diff(log_alphas) / np.diff(times)
-        self.rising = log_alphas[::-1].copy(), times[::-1].copy()
-
-    def log_alpha(self, t: Scalar) -> Scalar:
-        return interpolate(t, self.times, self.log_alphas)
+        self.log_alpha = PiecewiseLinear(times, log_alphas)
+        self.time_of_log_alpha = PiecewiseLinear(log_alphas[::-1].copy(), times[::-1].copy())
 
     def alpha(self, t: Scalar) -> Scalar:
         return exp(self.log_alpha(t))
@@ -65,11 +62,8 @@ class _Line:
         return sqrt(-expm1(2 * self.log_alpha(t)))
 
     def drift(self, t: Scalar) -> Scalar:
-        slope = take(self.slopes, interval(t, self.times, right=True))
+        slope = take(self.log_alpha.slopes, interval(t, self.times, right=True))
         return float(slope) if isinstance(t, float) else slope
-
-    def time_of_log_alpha(self, a: Scalar) -> Scalar:
-        return interpolate(a, *self.rising)
 
 
 class _LineToZero:

@@ -19,13 +19,15 @@ import numpy as np
 from .builder import Builder, Point, Value
 from .ddim import transfer
 from .exponential import Exponential
-from .family import option, solver
+from .family import solver
 from .runge_kutta import RK4, rho_step
+from .settings import option
 
 EQUAL_STEPS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 """Weights of Adams–Bashforth with equal steps, the newest first, as shares of the step."""
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
+_TWO_NODES, _TWO_WEIGHTS = np.polynomial.legendre.leggauss(2)
 
 
 @solver(paper="Zhang & Chen 2023, arXiv 2204.13902, eq. 15", order="order + 1")
@@ -126,7 +128,7 @@ def _total(values: list[Value]) -> Value:
 
 def rho_weights(b: Builder, s: Point, t: Point, points: list[Point]) -> list[float]:
     """alpha_t·∫ l_j drho with l_j polynomials in rho: exact by Gauss–Legendre with as many nodes as needed."""
-    nodes, weights = np.polynomial.legendre.leggauss(2) if len(points) <= 4 else (_NODES, _WEIGHTS)
+    nodes, weights = (_TWO_NODES, _TWO_WEIGHTS) if len(points) <= 4 else (_NODES, _WEIGHTS)
     half = 0.5 * (t.ratio - s.ratio)
     at = s.ratio + half * (nodes + 1)
     return _integrated([p.ratio for p in points], at, t.alpha * half * weights)

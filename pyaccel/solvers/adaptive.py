@@ -14,7 +14,9 @@ from ..progress import progress_bar
 from ..schedules import Schedule
 from .builder import Builder, Point
 from .exponential import Exponential
-from .family import NATURAL_PREDICTION, SOLVERS, About, option
+from .family import SOLVERS, About
+from .run_checks import check_image, check_noise, refuse, with_batched_guidance
+from .settings import natural_prediction, option
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,25 @@ class AdaptiveSolver:
         denoiser: Callable[..., torch.Tensor],
         noise: torch.Tensor,
         *,
+        image: torch.Tensor | None = None,
+        batched_guidance: bool | None = None,
         callback: Callable[[int, float, torch.Tensor], None] | None = None,
         progress: bool = False,
         **conditioning,
     ) -> torch.Tensor:
         """A sample like ``noise`` [B, ...]; all of a batch share their steps, the worst sample decides.
 
-        ``callback(step, t, x)`` is called after each accepted step. Raises RuntimeError after ``most_calls`` model
-        calls, FloatingPointError when the model returns NaN or infinite values.
+        ``image`` and ``batched_guidance`` are as of :meth:`Plan.sample`; ``callback(step, t, x)`` is called after each
+        accepted step. Raises RuntimeError after ``most_calls`` model calls, FloatingPointError when the model returns
+        NaN or infinite values.
         """
-        if not isinstance(noise, torch.Tensor) or noise.dtype not in ops.DTYPES or noise.dim() < 1:
-            raise TypeError("noise must be a real floating-point tensor [B, ...] of unit Gaussian noise")
+        foreign = sorted({"seed", "generator", "noise_sampler", "mask", "grad"} & set(conditioning))
+        if foreign:
+            raise TypeError(f"dpm_adaptive.sample has no {', '.join(foreign)}: it adds no noise and keeps no region")
+        check_noise(noise)
+        if image is not None:
+            check_image(image, noise)
+        denoiser = with_batched_guidance(denoiser, batched_guidance)
         self.attempts, self.calls = [], 0
         b = Builder(self.schedule, [self.start, self.end], self.prediction)
         s, last = b.points
@@ -69,7 +79,10 @@ class AdaptiveSolver:
             last = b.point(t=self.schedule.t_min)
         run = _Run(self, denoiser, noise, conditioning)
         state = torch.float64 if noise.dtype == torch.float64 else torch.float32
-        x = previous = ops.linear_combination([noise], [[s.sigma]], dtype=state)[0]
+        x = ops.linear_combination([noise], [[s.sigma]], dtype=state)[0]
+        if image is not None:
+            x = _combined([x, image.to(x)], [1.0, s.alpha])
+        previous = x
         h = min(self.first_step, last.lam - s.lam)
         with progress_bar(f"sampling (dpm_adaptive {self.order})", 100, progress) as bar:
             total, done = last.lam - s.lam, 0
@@ -84,7 +97,8 @@ class AdaptiveSolver:
                 self.attempts.append(Attempt(float(s.t), float(t.t), error, accepted))
                 if accepted:
                     x, previous, s = high, low, t
-                    eps = run.predict(x, s)
+                    if t is not last or b.points[1].is_end:
+                        eps = run.predict(x, s)
                     if callback is not None:
                         callback(sum(a.accepted for a in self.attempts) - 1, float(s.t), x.clone())
                     bar.advance(int(100 * (1 - (last.lam - s.lam) / total)) - done)
@@ -143,8 +157,7 @@ class _Run:
             outputs = self.branches(x.to(self.network), time, **self.conditioning)
         for o in outputs:
             if not isinstance(o, torch.Tensor) or o.shape != self.shape:
-                got = tuple(o.shape) if isinstance(o, torch.Tensor) else type(o).__name__
-                raise ValueError(f"model call {number} returned {got}, expected a tensor {tuple(self.shape)}")
+                refuse(o, self.shape, [f"model call {number} (t = {float(s.t):.5g})"])
         p, q = predictions.convert(self.prediction, "epsilon", s.alpha, s.sigma)
         if isinstance(self.weights[0], torch.Tensor):
             rows = torch.stack([torch.full_like(self.weights[0], p), *(q * w for w in self.weights)], -1)[:, None]
@@ -188,7 +201,7 @@ def dpm_adaptive(
         start = schedule.t_max if schedule.alpha(1.0) == 0 else 1.0
     if not 0 <= end < start <= 1 or schedule.alpha(start) == 0:
         raise ValueError(f"dpm_adaptive: need 0 <= end < start and a finite log-SNR at start, got {end} and {start}")
-    prediction = predictions.check(prediction or NATURAL_PREDICTION.get(schedule.name, "epsilon"))
+    prediction = predictions.check(prediction or natural_prediction(schedule))
     return AdaptiveSolver(schedule, order, rtol, atol, first_step, safety, prediction, start, end, most_calls)
 
 

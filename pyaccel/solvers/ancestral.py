@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from ..scalars import exp, sqrt
 from .builder import Builder, Point, Value
-from .family import option, solver
+from .family import solver
+from .settings import not_negative, option
 
 
 class Ancestral:
@@ -17,7 +16,7 @@ class Ancestral:
     """
 
     def __init__(self, s: Point, t: Point, eta: float):
-        self.s, self.t = s, t
+        self.s, self.t, self.eta = s, t, eta
         far = 1.0 if s.is_start or t.is_end else 1.0 - exp(-2.0 * (t.lam - s.lam))
         self.up = eta * t.sigma * sqrt(far)
         if eta > 1 and float(self.up) > float(t.sigma):
@@ -28,15 +27,9 @@ class Ancestral:
         """The sample at t."""
         ratio = self.down / self.s.sigma
         x = ratio * x + (self.t.alpha - self.s.alpha * ratio) * x0
-        if self.t.is_end:
+        if self.t.is_end or self.eta == 0:
             return x
         return x + (s_noise * self.up) * (gaussian or b.gaussian(self.s, self.t))
-
-
-def check_eta(name: str, eta: float) -> None:
-    """ValueError unless ``eta`` is a number from 0 on."""
-    if not (isinstance(eta, (int, float)) and math.isfinite(eta) and eta >= 0):
-        raise ValueError(f"{name}: eta must be a number from 0 on, got {eta!r}")
 
 
 @solver(paper="Ho et al. 2020, arXiv 2006.11239, Algorithm 2", order="1 (weak)", stochastic=True)
@@ -69,7 +62,7 @@ def euler_ancestral(b: Builder, eta: float = 1.0, s_noise: float = 1.0):
 
     ``eta`` 0 is :func:`euler`, 1 the posterior's variance; ``s_noise`` scales the noise that is added.
     """
-    check_eta("euler_ancestral", eta)
+    not_negative("euler_ancestral", eta=eta, s_noise=s_noise)
     x = b.noise()
     for s, t in b.intervals():
         x = Ancestral(s, t, eta).apply(b, x, b.predict(x, s), s_noise=s_noise)

@@ -66,8 +66,6 @@ class Binding:
 def bound_stages(plan: Plan, binding: Binding) -> tuple[Rows, list[BoundStage]]:
     """The start rows and the stages, remembered with the plan for what is the same in every run."""
     if binding.samples is not None:
-        if len(binding.weights[0]) != binding.batch:
-            raise ValueError(f"guidance is given for {len(binding.weights[0])} samples, the noise has {binding.batch}")
         return _bind(plan, binding)
     key = (binding.prediction, binding.weights, binding.state, binding.network, binding.in_kernel)
     known = plan.__dict__.setdefault("_bound", {})

@@ -110,13 +110,14 @@ class Builder:
     steps: int | None = None  # as the user gave them
     stages: list[list[Request]] = field(default_factory=list)
     draws: list[Draw] = field(default_factory=list)
-    corrector: object | None = None  # a UniC of corrector.py
+    corrector: object | None = None  # a UniC of unipc.py; it corrects where steps begin
 
     def __post_init__(self):
         self.points = self._points_of(self.times)
         self.given = Value(self, 0)
         self.one = Value(self, -1)  # the constant 1, for solvers that add a bias
         self._corrected: dict[Value, Value] = {}
+        self._at: Point | None = None  # where a step begins, until the call there is made
 
     def _points_of(self, times: Sequence) -> list[Point]:
         s = self.schedule
@@ -143,7 +144,9 @@ class Builder:
 
     def intervals(self) -> Iterator[tuple[Point, Point]]:
         """(s, t) for each step, from the point s to the less noisy point t."""
-        return zip(self.points, self.points[1:], strict=False)
+        for s, t in zip(self.points, self.points[1:], strict=False):
+            self._at = s
+            yield s, t
 
     def point(self, t: Scalar | None = None, lam: Scalar | None = None) -> Point:
         """A point that is not of the grid, by its time or by its half log-SNR."""
@@ -158,9 +161,10 @@ class Builder:
         """One model call on x at s; its output read as ``form``. Ends a stage. ``to`` is told to models of two
         times.
         """
-        if self.corrector is None:
+        if self.corrector is None or s is not self._at:
             return self.predict_many([(x, s)], form, to)[0]
-        known = self.corrector.before_call(self, s, form)
+        self._at = None
+        known = self.corrector.before_call(self, x, s, form)
         m = self.predict_many([(x, s)], form, to)[0]
         # What the solver goes on to call x is the corrected sample.
         self._corrected[x] = self.corrector.after_call(self, x, s, m, form, known)

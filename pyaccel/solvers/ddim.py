@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .ancestral import Ancestral, check_eta
+from .ancestral import Ancestral
 from .builder import Builder, Point, Value
 from .family import solver
+from .settings import not_negative, whole
 
 
 @solver(paper="Karras et al. 2022, arXiv 2206.00364, eq. 3 and 4", order="1")
@@ -32,9 +33,8 @@ def ddim(b: Builder, eta: float = 0.0, iterations: int = 0):
     step; each of ``iterations`` more calls a step solves for the sample from which DDIM would have come exactly here
     (fixed-point iteration), so that sampling back gives the data again.
     """
-    check_eta("ddim", eta)
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
-        raise ValueError(f"ddim: iterations must be a whole number from 0 on, got {iterations!r}")
+    not_negative("ddim", eta=eta)
+    iterations = whole("ddim", "iterations", iterations)
     if iterations and not b.rising:
         raise ValueError("ddim: iterations are for inversion (inverse=True, or times that rise)")
     if eta and b.rising:

@@ -13,8 +13,10 @@ import torch
 
 from .builder import Builder, Point, Value, extended
 from .ddim import transfer
-from .family import option, solver
+from .exponential import moments_to_weights
+from .family import solver
 from .model_statistics import ModelStatistics
+from .settings import option
 
 KNOTS = 1000
 """Of the quadrature where no statistics are given."""
@@ -33,6 +35,8 @@ def dpm_v3(b: Builder, statistics: ModelStatistics | None = None, order: int = 2
     option("dpm_v3", "order", order, (1, 2, 3))
     if statistics is not None and not isinstance(statistics, ModelStatistics):
         raise TypeError(f"dpm_v3: statistics must be ModelStatistics, got {type(statistics).__name__}")
+    if statistics is not None and statistics.schedule not in ("", b.schedule.name):
+        raise ValueError(f"dpm_v3: the statistics were measured with {statistics.schedule}, not {b.schedule.name}")
     integrals = _Integrals(b, statistics)
     x, history, correct = b.noise(), [], None
     for s, t in b.intervals():
@@ -42,7 +46,7 @@ def dpm_v3(b: Builder, statistics: ModelStatistics | None = None, order: int = 2
             continue
         f = b.combine([(s.sigma / s.alpha, eps), (-integrals.l[s] / s.alpha, x)])
         if correct is not None:
-            x = correct(f)  # f keeps to the sample that it was computed from
+            x = correct(x, f)  # f keeps to the sample that it was computed from
         history = extended(history, s, f, order)
         if t not in integrals:
             x, correct = transfer(b, x, eps, s, t, "epsilon"), None
@@ -51,7 +55,7 @@ def dpm_v3(b: Builder, statistics: ModelStatistics | None = None, order: int = 2
         before, correct = x, None
         x = _step(b, x, history[:rank], s, t, integrals)
         if corrector and rank > 1 and t is not b.points[-1]:
-            correct = _corrector(b, before, history[: rank - 1], s, t, integrals)
+            correct = _corrector(b, x, before, history[: rank - 1], s, t, integrals)
     return x
 
 
@@ -63,15 +67,16 @@ def _step(b: Builder, x: Value, history: list, s: Point, t: Point, at: _Integral
     return b.combine([*parts, *([(bias, b.one)] if at.biased else [])])
 
 
-def _corrector(b: Builder, x: Value, history: list, s: Point, t: Point, at: _Integrals):
-    """What gives the corrected sample at t from f there; the rest is added up before the call."""
+def _corrector(b: Builder, predicted: Value, x: Value, history: list, s: Point, t: Point, at: _Integrals):
+    """What gives the corrected sample at t from the sample and f there; the rest is added up before the call, as the
+    difference to the predicted sample."""
     (p0, f0), *older = history
     points = [p0, t, *(p for p, _ in older)]
     (first, new, *rest), bias = at.weights(s, t, points)
     parts = [(t.alpha / s.alpha * torch.exp(at.L[s] - at.L[t]), x), (first, f0)]
     parts += [(w, f) for w, (_, f) in zip(rest, older, strict=True)]
-    known = b.combine([*parts, *([(bias, b.one)] if at.biased else [])])
-    return lambda f: b.combine([(1.0, known), (new, f)])
+    known = b.combine([*parts, (-1.0, predicted), *([(bias, b.one)] if at.biased else [])])
+    return lambda sample, f: b.combine([(1.0, sample), (1.0, known), (new, f)])
 
 
 class _Integrals:
@@ -109,30 +114,28 @@ class _Integrals:
         pieces = 0.5 * _column(self.lam.diff(), y) * (y[1:] + y[:-1])
         return torch.cat([torch.zeros_like(y[:1]), pieces.cumsum(0)])
 
-    def _moment(self, s: Point, t: Point, y: torch.Tensor) -> torch.Tensor:
-        """∫ e^(A − A_s)·y from s to t, with y at the knots between."""
-        i, j = self.place[s], self.place[t]
-        values = torch.exp(self.A[i : j + 1] - self.A[i]) * y
-        return (0.5 * _column(self.lam[i : j + 1].diff(), values) * (values[1:] + values[:-1])).sum(0)
-
-    def weights(self, s: Point, t: Point, points: list[Point]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def weights(self, s: Point, t: Point, points: list[Point]) -> tuple[list[torch.Tensor], torch.Tensor | float]:
         """The factors of f at ``points``, s first, and the bias, in the sample at t (eq. 13)."""
-        i, j = self.place[s], self.place[t]
-        tau = _column(self.lam[i : j + 1] - self.lam[i], self.A)
-        moments = [self._moment(s, t, tau**k) for k in range(len(points))]
+        i, j = self.place[s], self.place[t] + 1
+        # ∫ e^(A − A_s)·y from s to t is Σ integrand·y over the knots between.
+        half = 0.5 * self.lam[i:j].diff()
+        trapezoid = torch.nn.functional.pad(half, (1, 0)) + torch.nn.functional.pad(half, (0, 1))
+        integrand = torch.exp(self.A[i:j] - self.A[i]) * _column(trapezoid, self.A)
+        powers = (self.lam[i:j] - self.lam[i]) ** torch.arange(len(points))[:, None]
+        moments = list(torch.tensordot(powers, integrand, dims=1))
         own = []
         if len(points) > 1:
             # (g_i − g_0) = Σ_k (lam_i − lam_s)^k·g^(k)/k!, solved for the derivatives.
-            nodes = torch.tensor([p.lam - s.lam for p in points[1:]], dtype=torch.float64)
-            powers = torch.stack([nodes**k for k in range(1, len(points))])
-            own = list(torch.tensordot(torch.linalg.inv(powers), torch.stack(moments[1:]), dims=1))
+            own = moments_to_weights([p.lam - s.lam for p in points[1:]], moments[1:], powers_from=1)
         factors = [moments[0] - sum(own), *own]
         outer = -t.alpha * torch.exp(self.L[s] - self.L[t])
         weights = [outer * w * torch.exp(self.S[s] - self.S[p]) for w, p in zip(factors, points, strict=True)]
+        if not self.biased:
+            return weights, 0.0
         # What b adds: known along the step, and taken off g at the other points.
-        known = torch.exp(self.S[s]) * self._moment(s, t, self._B[i : j + 1] - self.B[s])
-        others = sum(w * torch.exp(self.S[s]) * (self.B[p] - self.B[s]) for w, p in zip(own, points[1:], strict=True))
-        return weights, outer * (known - others)
+        known = (integrand * (self._B[i:j] - self.B[s])).sum(0)
+        others = sum(w * (self.B[p] - self.B[s]) for w, p in zip(own, points[1:], strict=True))
+        return weights, outer * torch.exp(self.S[s]) * (known - others)
 
 
 def _column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -7,13 +7,15 @@ the noise, and how much noise is added.
 
 from __future__ import annotations
 
+import itertools
 import math
 
-from .ancestral import Ancestral, check_eta
+from .ancestral import Ancestral
 from .builder import Builder, Point, Value, extended
 from .ddim import transfer
 from .exponential import Exponential
-from .family import option, solver
+from .family import solver
+from .settings import not_negative, option
 
 
 @solver(paper="Lu et al. 2022, arXiv 2211.01095, Algorithms 1 and 2", order="order; 3 as published: 2",
@@ -54,7 +56,7 @@ def dpmpp_sde(
     ``eta`` scales its diffusion, 0 is the ODE. ``method`` "singlestep" is the form in which k-diffusion offers it as
     DPM++ SDE, a step of second order through the middle in log-SNR with ancestral noise.
     """
-    check_eta("dpmpp_sde", eta)
+    not_negative("dpmpp_sde", eta=eta, s_noise=s_noise)
     option("dpmpp_sde", "method", method, ("multistep", "singlestep"))
     if method == "multistep":
         return _dpm(b, "dpmpp_sde", order, "published", method, correction, "sample", float(eta), s_noise)
@@ -66,9 +68,11 @@ def dpmpp_sde(
             x = Ancestral(s, t, eta).apply(b, x, m, s_noise=s_noise)
             continue
         u = b.point(lam=0.5 * (s.lam + t.lam))
+        if not eta:
+            x = Ancestral(s, t, eta).apply(b, x, b.predict(Ancestral(s, u, eta).apply(b, x, m), u))
+            continue
         early, late = b.gaussian(s, u), b.gaussian(u, t)
-        inner = Ancestral(s, u, eta).apply(b, x, m, early, s_noise)
-        m = b.predict(inner, u)
+        m = b.predict(Ancestral(s, u, eta).apply(b, x, m, early, s_noise), u)
         # The noise of the whole step is that of its two parts: one Brownian path in sigma/alpha. It is added up after
         # the call, where the draws are there again; before it, the sum would be a register.
         first, second = s.ratio - u.ratio, u.ratio - t.ratio
@@ -77,10 +81,10 @@ def dpmpp_sde(
     return x
 
 
-def _fast_intervals(steps: int, ends_at_zero: bool) -> int:
-    """Intervals for ``steps`` model calls; a last step to sigma = 0 takes one call, whatever its order."""
-    calls = steps - ends_at_zero
-    return (calls // 3 + 1 if calls else 0) + ends_at_zero
+def _fast_intervals(steps: int, infinite: int) -> int:
+    """Intervals for ``steps`` model calls; a step from or to an infinite end of log-SNR takes one call."""
+    calls = steps - infinite
+    return calls // 3 + 1 + infinite if calls > 0 else steps
 
 
 @solver(paper="Lu et al. 2022, arXiv 2206.00927, section 3.4", order="3; 2 with its last steps",
@@ -94,13 +98,14 @@ def dpm_fast(b: Builder, form: str = "epsilon"):
     option("dpm_fast", "form", form, ("sample", "epsilon"))
     if b.rising:
         raise ValueError("dpm_fast runs from noise to data alone; for inversion take ddim(inverse=True)")
-    ends_at_zero = b.points[-1].is_end
-    count = len(b.points) - 1 - ends_at_zero
-    calls = 3 * (count - 1) if b.steps is None else b.steps - ends_at_zero
+    infinite = sum(not (s.finite and t.finite) for s, t in itertools.pairwise(b.points))
+    count = len(b.points) - 1 - infinite
+    calls = 3 * (count - 1) if b.steps is None else b.steps - infinite
     rest = calls - 3 * (count - 1)
-    orders = ([3] * (count - 1) + [rest] if rest else [3] * (count - 2) + [2, 1]) if count else []
+    orders = iter([3] * (count - 1) + [rest] if rest else ([3] * (count - 2) + [2, 1])[-count:])
     x = b.noise()
-    for (s, t), order in zip(b.intervals(), [*orders[-count:], *[1] * ends_at_zero], strict=True):
+    for s, t in b.intervals():
+        order = next(orders) if s.finite and t.finite else 1
         x = singlestep(b, x, b.predict(x, s, s.form(form)), s, t, order, s.form(form))
     return x
 

@@ -10,6 +10,7 @@ from ..schedules import Schedule
 from .builder import Builder, Point, Value
 from .family import solver
 from .runge_kutta import HEUN, rho_step
+from .settings import whole
 
 
 @solver(paper="Karras et al. 2022, arXiv 2206.00364, Algorithm 2", order="2 between the noises", calls="2",
@@ -50,8 +51,10 @@ def restart(
     """
     plan = {}
     for entry in restarts:
-        if len(entry) != 4 or entry[0] < 2 or entry[1] < 1 or not 0 < entry[2] < entry[3]:
+        if len(entry) != 4 or not (entry[0] >= 2 and entry[1] >= 1 and 0 < entry[2] < entry[3]):
             raise ValueError(f"restart: each restart is (N >= 2, K >= 1, 0 < t_min < t_max), got {entry!r}")
+        for count in entry[:2]:
+            whole("restart", "N and K of restarts", count)
         inner = [p for p in b.points[1:] if p.finite]
         nearest = min(inner, key=lambda p: abs(p.ratio - entry[2]), default=None)
         if entry[3] > _most(b.schedule):
@@ -64,8 +67,8 @@ def restart(
         x = _heun(b, x, s, t)
         for count, times, _, top in plan.get(t, ()):
             ends = top ** (1 / rho), t.ratio ** (1 / rho)
-            ratios = [(ends[0] + i / (count - 1) * (ends[1] - ends[0])) ** rho for i in range(1, int(count) - 1)]
-            for _ in range(int(times)):
+            ratios = [(ends[0] + i / (count - 1) * (ends[1] - ends[0])) ** rho for i in range(1, count - 1)]
+            for _ in range(times):
                 x, start = noisier(b, x, t, top, s_noise)
                 way = [start, *(b.point(lam=-math.log(r)) for r in ratios), t]
                 for u, v in itertools.pairwise(way):

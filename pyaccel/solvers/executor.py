@@ -7,20 +7,21 @@ region of an image is in inpainting.py.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
 import torch
 
 from .. import ops
-from ..denoiser import Denoiser, Run, StepContext, announce
+from ..denoiser import Run, StepContext, announce
 from ..progress import progress_bar
 from .binding import Binding, BoundStage, Rows, bound_stages
 from .inpainting import Kept
 from .noise import GivenNoise, KernelNoise, noise_source
 from .plan import Plan, Stage
 from .recycling import Recycler
+from .run_checks import check_image, check_run, refuse, with_batched_guidance
 from .thresholding import threshold_
 
 
@@ -41,29 +42,28 @@ def run(
     conditioning: dict,
 ) -> torch.Tensor:
     """See :meth:`Plan.sample`."""
-    _check_noise(noise)
+    check_run(plan, denoiser, noise)
     source = noise_source(plan, noise, seed, generator, noise_sampler)
-    if batched_guidance is not None:
-        if not isinstance(denoiser, Denoiser):
-            raise TypeError(f"batched_guidance is for a pyaccel.Denoiser, got {type(denoiser).__name__}")
-        denoiser = dataclasses.replace(denoiser, batched=batched_guidance)
+    denoiser = with_batched_guidance(denoiser, batched_guidance)
+    if image is not None:
+        check_image(image, noise)
     kept = Kept.of(plan, noise, image, mask)
     if plan.draws:
         noise = noise.contiguous()  # the position in the sample decides which noise an element gets
     keep_graph = torch.is_grad_enabled() and (grad or noise.requires_grad)
     with torch.set_grad_enabled(keep_graph), progress_bar(f"sampling ({plan.solver})", plan.calls, progress) as bar:
-        if image is not None:
-            (alpha, sigma), _ = plan.ends
-            (noise,) = ops.linear_combination([noise, image.to(noise)], [[1.0, alpha / sigma]], dtype=noise.dtype)
-        result = PlanRun(plan, denoiser, noise, source, kept).go(callback, bar, conditioning)
+        # Looking at every output as it comes would wait for the device at every step: a second run tells which it was.
+        # Where the run cannot be made again, a sum of each output is kept, and read at the end.
+        once = callback is not None or isinstance(source, GivenNoise)
+        first = PlanRun(plan, denoiser, noise, source, kept, image, sums=[] if once else None)
+        result = first.go(callback, bar, conditioning)
         if not _finite(result):
-            if not _finite(noise):
+            if not _finite(noise) or not (image is None or _finite(image)):
                 raise FloatingPointError("the noise, or the image, has NaN or infinite values")
-            # Checking every output as it comes would wait for the device at every step; a second run tells which it
-            # was.
-            if callback is None and not isinstance(source, GivenNoise):
-                PlanRun(plan, denoiser, noise, source, kept, check=True).go(None, bar, conditioning)
-            raise FloatingPointError("the sample has NaN or infinite values: one of the model's outputs had, or grew")
+            second = first if once else PlanRun(plan, denoiser, noise, source, kept, image, sums=[])
+            if not once:
+                second.go(None, bar, conditioning)
+            raise FloatingPointError(second.explanation())
     return result
 
 
@@ -72,8 +72,17 @@ class PlanRun:
     ``update``.
     """
 
-    def __init__(self, plan: Plan, denoiser, noise: torch.Tensor, source: KernelNoise | GivenNoise, kept, check=False):
-        self.plan, self.noise, self.source, self.kept, self.check = plan, noise, source, kept, check
+    def __init__(
+        self,
+        plan: Plan,
+        denoiser,
+        noise: torch.Tensor,
+        source: KernelNoise | GivenNoise,
+        kept: Kept | None = None,
+        image: torch.Tensor | None = None,
+        sums: list[torch.Tensor] | None = None,
+    ):
+        self.plan, self.noise, self.source, self.kept, self.image, self.sums = plan, noise, source, kept, image, sums
         self.state = torch.float64 if noise.dtype == torch.float64 else torch.float32
         self.network = getattr(denoiser, "dtype", None) or noise.dtype
         self.denoiser = denoiser
@@ -109,9 +118,9 @@ class PlanRun:
                     outputs = self._several(index, stage, conditioning)
                 for output in outputs:
                     if not isinstance(output, torch.Tensor) or output.shape != shape:
-                        _refuse(output, shape, index, stage)
-                    if self.check and not _finite(output):
-                        raise FloatingPointError(f"{_where(index, stage)} returned NaN or infinite values")
+                        refuse(output, shape, _calls(plan)[index])
+                    if self.sums is not None:
+                        self.sums.append(_sum(output))
                 # Whoever holds a register keeps its memory from being written again.
                 x = output = None
                 ahead = self.update(index, outputs)
@@ -128,6 +137,18 @@ class PlanRun:
             bar.advance(len(calls))
         return registers[plan.output].to(self.noise.dtype)
 
+    def explanation(self) -> str:
+        """Which model call's output was not finite, from the sums."""
+        each = len(self.sums) // self.plan.calls
+        names = [name for calls in _calls(self.plan) for name in calls]
+        for i, total in enumerate(self.sums):
+            if not math.isfinite(float(total)):
+                return f"{names[i // each]} returned NaN or infinite values"
+        return (
+            "the sample has NaN or infinite values, and all outputs of the model are finite: the sample grew beyond "
+            "all bounds, or the model gives something else each time"
+        )
+
     def branches(self) -> Callable[..., list[torch.Tensor]]:
         """Makes a call and returns the output of each branch of guidance."""
         return getattr(self.denoiser, "branches", None) or (lambda x, t, **c: [self.denoiser(x, t, **c)])
@@ -135,7 +156,11 @@ class PlanRun:
     def begin(self) -> None:
         """The start rows."""
         start_draws = sorted({d for row in self.plan.start for d in row.noise})
-        first = self._combine(self.start, [self.noise.to(self.state), *self.source.tensors(start_draws)], None, None)
+        given = self.noise.to(self.state)
+        if self.image is not None:
+            (alpha, sigma), _ = self.plan.ends
+            given = ops.linear_combination([given, self.image.to(given)], [[1.0, alpha / sigma]])[0]
+        first = self._combine(self.start, [given, *self.source.tensors(start_draws)], None, None)
         self.registers.update(zip((row.target for row in self.plan.start), first, strict=True))
 
     def update(self, index: int, outputs: list[torch.Tensor]) -> torch.Tensor | None:
@@ -201,7 +226,7 @@ class PlanRun:
             return list(outputs)
         for output in outputs:
             if not isinstance(output, torch.Tensor) or output.shape != x.shape:
-                _refuse(output, x.shape, index, stage)
+                refuse(output, x.shape, _calls(self.plan)[index])
         parts = [output.chunk(len(calls)) for output in outputs]
         return [branch[c] for c in range(len(calls)) for branch in parts]
 
@@ -240,30 +265,16 @@ def _recorded(context: StepContext):
         yield
 
 
+def _sum(x: torch.Tensor) -> torch.Tensor:
+    # Finite only where all are; its own overflow, in the type of the state, is out of question.
+    return x.detach().sum(dtype=torch.promote_types(x.dtype, torch.float32))
+
+
 def _finite(x: torch.Tensor) -> bool:
-    # A sum is finite only where all are; its own overflow, in the type of the state, is out of question.
-    return math.isfinite(float(x.detach().sum(dtype=torch.promote_types(x.dtype, torch.float32))))
+    return math.isfinite(float(_sum(x)))
 
 
-def _check_noise(noise: torch.Tensor) -> None:
-    if not isinstance(noise, torch.Tensor):
-        raise TypeError(f"noise must be a tensor [B, ...] of unit Gaussian noise, got {type(noise).__name__}")
-    if noise.dtype not in ops.DTYPES:
-        raise TypeError(f"noise has dtype {noise.dtype}; expected one of {', '.join(map(str, ops.DTYPES))}")
-    if noise.dim() < 1:
-        raise ValueError("noise must be [B, ...] with a batch dimension, got a tensor without dimensions")
-
-
-def _where(index: int, stage: Stage) -> str:
-    return f"model call {index} (t = {stage.t:.5g})"
-
-
-def _refuse(output, shape, index: int, stage: Stage) -> None:
-    where = _where(index, stage)
-    if not isinstance(output, torch.Tensor):
-        raise TypeError(f"{where} returned a {type(output).__name__}, expected a tensor like the noise")
-    hint = ""
-    doubled = output.dim() == len(shape) > 1 and output.shape[1] == 2 * shape[1]
-    if doubled and output.shape[2:] == shape[2:]:
-        hint = "; it looks like a prediction with a learned variance: say Denoiser(..., learned_variance=True)"
-    raise ValueError(f"{where} returned shape {tuple(output.shape)}, expected {tuple(shape)}{hint}")
+def _calls(plan: Plan) -> list[list[str]]:
+    """For each stage, what an error calls its model calls."""
+    number = itertools.count()
+    return [[f"model call {next(number)} (t = {call.t:.5g})" for call in stage.calls] for stage in plan.stages]

@@ -104,11 +104,6 @@ def moments_to_weights(nodes: Sequence[Scalar], moments: Sequence[Scalar], power
     order.
     """
     count = len(moments)
-    if any(isinstance(x, torch.Tensor) for x in (*nodes, *moments)):
-        r = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in nodes])
-        m = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in moments])
-        powers = torch.stack([r ** (i + powers_from) for i in range(count)])
-        return list(torch.linalg.solve(powers, m).unbind())
     if count == 1:
         return [moments[0] / nodes[0] ** powers_from]
     if count == 2:
@@ -116,6 +111,11 @@ def moments_to_weights(nodes: Sequence[Scalar], moments: Sequence[Scalar], power
         m0, m1 = m0 / (b - a), m1 / (b - a)
         first, second = b * m0 - m1, m1 - a * m0
         return [first / a**powers_from, second / b**powers_from]
+    if any(isinstance(x, torch.Tensor) for x in (*nodes, *moments)):
+        r = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in nodes])
+        m = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in moments])
+        powers = torch.stack([r ** (i + powers_from) for i in range(count)])
+        return list(torch.linalg.solve(powers, m).unbind())
     r = np.asarray(nodes, dtype=np.float64)
     powers = np.stack([r ** (i + powers_from) for i in range(count)])
     return np.linalg.solve(powers, np.asarray(moments, np.float64)).tolist()

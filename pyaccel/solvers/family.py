@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import predictions, time_grids
@@ -12,11 +12,9 @@ from ..names import look_up
 from ..schedules import Schedule
 from .builder import Builder
 from .plan import Plan, Threshold
+from .settings import check_options, checked_threshold, chosen_times, given_times, natural_prediction
 
 SOLVERS: dict[str, Callable[..., Plan]] = {}
-
-NATURAL_PREDICTION = {"flow": "flow", "edm": "sample", "ve": "sample"}
-_NATURAL_GRID = {"edm": "karras"}  # equal steps in its time would be equal steps in sigma, up to 80
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def solver(
     grid: str | None = None,
     finite: bool = False,
     lowers: bool = True,
-    intervals: Callable[[int, bool], int] | None = None,
+    intervals: Callable[[int, int], int] | None = None,
 ) -> Callable:
     """Turns ``function(b, **options) -> Value`` into ``NAME(schedule, steps=N, ...) -> Plan`` and registers it.
 
@@ -57,8 +55,8 @@ def solver(
         finite: whether the solver needs a finite log-SNR at its first time; it then starts at ``schedule.t_max`` where
             pure noise has none.
         lowers: whether ``lower_order_final`` is set unless the user says otherwise.
-        intervals: intervals of the grid for a number of ``steps``, where they differ; also told whether the last one
-            leads to sigma = 0.
+        intervals: intervals of the grid for a number of ``steps``, where they differ; also told how many of the two
+            ends of log-SNR are infinite.
     """
     if function is None:
         return functools.partial(
@@ -67,8 +65,6 @@ def solver(
         )  # fmt: skip
     name, default_grid = function.__name__, grid
     known = list(inspect.signature(function).parameters.values())[1:]
-    named = [p for p in known if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    open_ended = len(named) < len(known)
 
     @functools.wraps(function)
     def make(
@@ -78,10 +74,10 @@ def solver(
         times: Sequence[float] | None = None,
         prediction: str | None = None,
         lower_order_final: bool = lowers,
-        grid: str | time_grids.Grid | None = default_grid,
+        grid: str | time_grids.Grid | None = None,
         start: float | None = None,
-        end: float = 0.0,
-        final: str = "zero",
+        end: float | None = None,
+        final: str | None = None,
         inverse: bool = False,
         threshold: float | Threshold | None = None,
         **options,
@@ -90,22 +86,27 @@ def solver(
             raise TypeError(
                 f"{name}: schedule must be a pyaccel Schedule such as flow(), got {type(schedule).__name__}"
             )
-        unknown = set(options) - {p.name for p in named}
-        if unknown and not open_ended:
-            raise ValueError(f"{name} has no option {', '.join(sorted(unknown))}; it has {_option_names(named)}")
+        check_options(name, function, options)
         if (steps is None) == (times is None):
             raise ValueError(f"{name}: give either steps=N or times=[N + 1 monotone times], got {steps=} and {times=}")
+        prediction = predictions.check(prediction or natural_prediction(schedule))
+        threshold = checked_threshold(name, threshold)
         if times is None:
+            # Of a pure end a model of the noise knows no data, and one of the data no noise.
             if start is None:
-                start = schedule.t_max if finite and schedule.alpha(1.0) == 0 else 1.0
-            if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-                raise ValueError(f"{name}: steps must be a whole number of at least 1, got {steps!r}")
-            count = steps if intervals is None else intervals(steps, final == "zero" and schedule.sigma(end) == 0)
-            grid = grid or _NATURAL_GRID.get(schedule.name, "uniform")
-            times = time_grids.make(schedule, count, grid, start, end, final)
+                blind = schedule.alpha(1.0) == 0 and (finite or prediction == "epsilon")
+                start = schedule.t_max if blind else 1.0
+            if end is None:
+                blind = inverse and schedule.sigma(0.0) == 0 and (prediction == "sample" or threshold is not None)
+                end = schedule.t_min if blind else 0.0
+            times = chosen_times(
+                name, schedule, steps, grid=grid or default_grid, start=start, end=end, final=final or "zero",
+                intervals=intervals,
+            )  # fmt: skip
             times = times[::-1] if inverse else times
-        rising = len(times) > 1 and times[-1] > times[0]
-        times = time_grids.check(times, rising=rising)
+        else:
+            times = given_times(name, times, inverse, {"grid": grid, "start": start, "end": end, "final": final})
+        rising = times[-1] > times[0]
         if rising and stochastic:
             raise ValueError(f"{name}: the times rise from data to noise, and no noise can be added on that way")
         if not rising and schedule.sigma(times[0]) == 0:
@@ -115,23 +116,24 @@ def solver(
                 f"{name} needs a finite log-SNR, and at the first time {times[0]} of {schedule.name} there is nothing "
                 f"but noise; start at {schedule.t_max:.4g}"
             )
-        prediction = predictions.check(prediction or NATURAL_PREDICTION.get(schedule.name, "epsilon"))
-        b = Builder(schedule, times, prediction, lower_order_final, _threshold(name, threshold), steps)
-        defaults = {p.name: p.default for p in named}
+        b = Builder(schedule, times, prediction, lower_order_final, threshold, steps)
+        defaults = {p.name: p.default for p in known}
         chosen = {**defaults, **options, "lower_order_final": bool(lower_order_final)}
-        return b.plan(function(b, **options), solver=name, options={k: _plain(v) for k, v in chosen.items()})
+        result = function(b, **options)
+        if rising:
+            result = result / b.points[-1].sigma
+        return b.plan(result, solver=name, options={k: _plain(v) for k, v in chosen.items()})
 
     make.__signature__ = inspect.signature(make).replace(
         parameters=[
             *list(inspect.signature(make, follow_wrapped=False).parameters.values())[:-1],
-            *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in named),
-            *(p for p in known if p not in named),
+            *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in known),
         ]
     )
     text = inspect.cleandoc(function.__doc__ or f"{name}.")
     make.__doc__ = f"{text}\n\n{_COMMON}"
     summary = text.splitlines()[0].rstrip(".")
-    make.about = About(name, summary, paper, order, calls, stochastic, students, tuple(p.name for p in named))
+    make.about = About(name, summary, paper, order, calls, stochastic, students, tuple(p.name for p in known))
     make.function = function
     SOLVERS[name] = make
     return make
@@ -146,21 +148,15 @@ _COMMON = """Args:
     lower_order_final: lower the order over the last steps.
     grid: a name of pyaccel.time_grids, or a function like those there; by default the solver's own, or karras for
         edm and uniform otherwise.
-    start, end: first and last time of the grid.
+    start, end: first and last time of the grid, by default 1 and 0. A model of the noise starts at ``schedule.t_max``
+        where there is nothing but noise at 1 (cosine), and inversion begins at ``schedule.t_min`` for a model of the
+        data, or with a threshold.
     final: "zero" to end at ``end``, "minimum" to end at the schedule's smallest time of finite log-SNR.
-    inverse: run the grid backwards, from data to noise.
+    inverse: run the grid backwards, from data to noise; the result is the unit noise that a run from there starts from,
+        the sample divided by its sigma.
     threshold: clamp each prediction of x0 to this number, or a solvers.Threshold for dynamic thresholding.
 
 Raises ValueError for steps, times, names or options that do not fit."""
-
-
-def _threshold(name: str, given: float | Threshold | None) -> Threshold | None:
-    if given is None:
-        return None
-    threshold = given if isinstance(given, Threshold) else Threshold(float(given))
-    if not (threshold.limit > 0 and 0 <= threshold.ratio < 1):
-        raise ValueError(f"{name}: a threshold needs limit > 0 and 0 <= ratio < 1, got {threshold}")
-    return threshold
 
 
 def _plain(value):
@@ -169,20 +165,9 @@ def _plain(value):
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(v) for key, v in value.items()}
     return getattr(value, "__name__", type(value).__name__)
-
-
-def _option_names(parameters) -> str:
-    common = [
-        "steps", "times", "prediction", "lower_order_final", "grid", "start", "end", "final", "inverse", "threshold",
-    ]  # fmt: skip
-    return ", ".join([*(p.name for p in parameters), *common])
-
-
-def option(solver_name: str, name: str, value, allowed: Sequence) -> None:
-    """ValueError unless ``value`` is one of ``allowed``."""
-    if isinstance(value, bool) or value not in allowed:
-        raise ValueError(f"{solver_name}: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
 def from_name(name: str) -> Callable[..., Plan]:
@@ -192,4 +177,7 @@ def from_name(name: str) -> Callable[..., Plan]:
 
 def solver_function(name: str) -> Callable:
     """The function over a Builder that the solver called ``name`` was made of."""
-    return from_name(name).function
+    make = from_name(name)
+    if not hasattr(make, "function"):
+        raise ValueError(f"{name} chooses its steps while it runs: it is no table")
+    return make.function

@@ -21,15 +21,17 @@ class Kept:
     @staticmethod
     def of(plan: Plan, noise: torch.Tensor, image: torch.Tensor | None, mask: torch.Tensor | None) -> Kept | None:
         """None without a mask; ValueError for a mask without image or for shapes that do not fit."""
-        if image is not None:
-            if plan.rising:
-                raise ValueError("image= is for plans from noise to data; a rising plan is handed the sample itself")
-            if image.shape != noise.shape:
-                raise ValueError(f"image has shape {tuple(image.shape)}, the noise {tuple(noise.shape)}")
+        if image is not None and plan.rising:
+            raise ValueError("image= is for plans from noise to data; a rising plan is handed the sample itself")
         if mask is None:
             return None
         if image is None:
             raise ValueError("mask= needs image=, what is kept where the mask is 0")
+        if not isinstance(mask, torch.Tensor) or mask.is_complex():
+            got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
+            raise TypeError(f"mask must be a real tensor, got {got}")
+        if not bool(((mask >= 0) & (mask <= 1)).all()):
+            raise ValueError("mask must lie in [0, 1]: 1 where to make the sample anew, 0 where the image stays")
         state = torch.float64 if noise.dtype == torch.float64 else torch.float32
         try:
             mask = mask.to(noise.device, state)

@@ -25,12 +25,16 @@ slope over it is a quotient of two errors."""
 
 @dataclass(frozen=True)
 class ModelStatistics:
-    """Half log-SNRs ``lam`` [M], rising, and l, s, b [M, ...] at them, float64; see :mod:`pyaccel.solvers.dpm_v3`."""
+    """Half log-SNRs ``lam`` [M], rising, and l, s, b [M, ...] at them, float64; see :mod:`pyaccel.solvers.dpm_v3`.
+
+    ``schedule`` is the name of the schedule that they were measured with, where it is known.
+    """
 
     lam: torch.Tensor
     l: torch.Tensor  # noqa: E741 - the paper's letter
     s: torch.Tensor
     b: torch.Tensor
+    schedule: str = ""
 
     def __post_init__(self):
         count = len(self.lam)
@@ -44,15 +48,17 @@ class ModelStatistics:
     def save(self, path: str | os.PathLike) -> None:
         """Writes a safetensors file, atomically."""
         tensors = {name: getattr(self, name).clone().contiguous() for name in ("lam", "l", "s", "b")}
-        write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary))
+        about = {"schedule": self.schedule}
+        write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, about))
 
     @staticmethod
     def load(path: str | os.PathLike) -> ModelStatistics:
         """The statistics of a file; ValueError when it holds something else."""
-        tensors = safetensors.torch.load_file(Path(path))
+        with safetensors.safe_open(Path(path), "pt") as file:
+            tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
         if set(tensors) != {"lam", "l", "s", "b"}:
             raise ValueError(f"{path} holds {sorted(tensors)}, not the statistics of a model (lam, l, s, b)")
-        return ModelStatistics(**tensors)
+        return ModelStatistics(**tensors, schedule=about.get("schedule", ""))
 
 
 @torch.no_grad()
@@ -137,4 +143,4 @@ def model_statistics(
     mean_f, mean_c, mean_ff, mean_fc = torch.stack(moments, dim=1)
     variance = mean_ff - mean_f**2
     slope = (mean_fc - mean_f * mean_c) / (variance + RIDGE * variance.amax(0)).clamp(min=1e-12)
-    return ModelStatistics(lam, l, slope, mean_c - slope * mean_f)
+    return ModelStatistics(lam, l, slope, mean_c - slope * mean_f, schedule.name)

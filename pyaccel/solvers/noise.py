@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from .plan import Plan
@@ -76,9 +77,11 @@ def noise_source(plan: Plan, noise: torch.Tensor, seed, generator, noise_sampler
             return tensor.to(noise.device, dtype)
 
         return GivenNoise(plan, make)
-    generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
+    generators = list(generator) if isinstance(generator, (list, tuple)) else [generator]
     if not all(isinstance(g, torch.Generator) for g in generators):
-        raise TypeError("generator must be a torch.Generator or a list of them, one for each sample")
+        raise TypeError(
+            f"generator must be a torch.Generator or a list of them, one for each sample, got {generator!r}"
+        )
     if isinstance(generator, torch.Generator):
         return GivenNoise(plan, lambda _: _randn(noise.shape, generator, dtype).to(noise.device))
     if len(generators) != len(noise):
@@ -90,14 +93,14 @@ def noise_source(plan: Plan, noise: torch.Tensor, seed, generator, noise_sampler
 
 def seeds_of(seed: int | Sequence[int], batch: int) -> list[int]:
     """One seed for each sample: those given, or seed, seed + 1, ..."""
-    if isinstance(seed, torch.Tensor):
+    if isinstance(seed, (torch.Tensor, np.ndarray, np.generic)):
         seed = seed.tolist()
     if isinstance(seed, int) and not isinstance(seed, bool):
         seeds = [seed + i for i in range(batch)]
     else:
         if not isinstance(seed, Sequence) or isinstance(seed, str):
             raise TypeError(f"seed must be a whole number or a list of them, got {seed!r}")
-        seeds = list(seed)
+        seeds = [s.item() if isinstance(s, np.generic) else s for s in seed]
     if len(seeds) != batch:
         raise ValueError(f"there are {len(seeds)} seeds for {batch} samples")
     for s in seeds:

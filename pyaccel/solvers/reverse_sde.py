@@ -6,6 +6,7 @@ import math
 
 from .builder import Builder
 from .family import solver
+from .settings import not_negative
 
 
 @solver(paper="Song et al. 2021, arXiv 2011.13456, eq. 6", order="1 (weak), 1/2 (strong)", stochastic=True, finite=True)
@@ -16,8 +17,7 @@ def euler_maruyama(b: Builder, eta: float = 1.0):
     step's first point. No noise is added at the last step. It wants hundreds of steps: what it costs is what all the
     other solvers save.
     """
-    if not (isinstance(eta, (int, float)) and math.isfinite(eta) and eta >= 0):
-        raise ValueError(f"euler_maruyama: eta must be a number from 0 on, got {eta!r}")
+    not_negative("euler_maruyama", eta=eta)
     x = b.noise()
     for s, t in b.intervals():
         m = b.predict(x, s, "epsilon")

@@ -14,7 +14,8 @@ import numpy as np
 
 from .builder import Builder, Point, Value
 from .ddim import transfer
-from .family import option, solver
+from .family import solver
+from .settings import option
 
 
 @dataclass(frozen=True)

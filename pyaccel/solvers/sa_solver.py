@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..schedules import Schedule
 from .builder import Builder, Point, Value, extended
 from .exponential import Exponential
-from .family import option, solver
+from .family import solver
+from .settings import not_negative, option
 
 
 @solver(paper="Xue et al. 2023, arXiv 2309.05019, Algorithm 1, eq. 14 and 17", order="predictor (strong, tau = 0)",
@@ -16,26 +18,30 @@ def sa_solver(
     predictor: int = 2,
     corrector: int = 2,
     tau: float | Callable[[float], float] = 1.0,
-    interval: Sequence[float] = (0.2, 0.8),
+    interval: Sequence[float] | None = None,
     variant: str = "few_steps",
 ):
     """SA-Solver: predicts with the last ``predictor`` predictions of x0, corrects with ``corrector`` of them.
 
     The new prediction is among the corrector's, and both add the same noise; ``corrector`` 0 leaves it away. ``tau``
     scales the noise of the reverse SDE, within ``interval`` of the time (1 is noise) and 0 elsewhere, or as a function
-    of the time; tau = 0 is the ODE. The weights integrate the Lagrange polynomials exactly; where two predictions are
+    of the time; tau = 0 is the ODE. The default interval is (0.2, 0.8), for edm and ve that of sigma from 0.05 to 1.
+    The weights integrate the Lagrange polynomials exactly; where two predictions are
     used, ``variant`` "few_steps" replaces that of their difference by half the step, as the authors' code does, and
     "exact" does not. From the infinite ends of log-SNR the steps are of first order.
     """
     option("sa_solver", "predictor", predictor, (1, 2, 3, 4))
     option("sa_solver", "corrector", corrector, (0, 1, 2, 3, 4))
     option("sa_solver", "variant", variant, ("few_steps", "exact"))
-    scale = tau if callable(tau) else lambda t: tau if interval[0] <= t <= interval[1] else 0.0
+    if not callable(tau):
+        not_negative("sa_solver", tau=tau)
+    low, high = _interval(b.schedule, interval)
+    scale = tau if callable(tau) else lambda t: tau if low <= t <= high else 0.0
     x, history, correct = b.noise(), [], None
     for s, t in b.intervals():
         m = b.predict(x, s)
         if correct is not None:
-            x = correct(m)
+            x = correct(x, m)
         history = extended(history, s, m, max(predictor, corrector - 1))
         left = len(b.points) - 1 - s.index
         eta = float(scale(s.t)) ** 2
@@ -49,12 +55,27 @@ def sa_solver(
         correct = None
         if corrector and t.finite and left > 1 and (s.finite or corrector > 1):
             count = min(corrector, len(history) + 1, left + 1 if b.lower_order_final else corrector)
-            correct = _corrector(base, step, history[: count - 1], s, t, variant)
+            correct = _corrector(x, base, step, history[: count - 1], s, t, variant)
     return x
 
 
-def _corrector(base: Value, step: Exponential, history: list, s: Point, t: Point, variant: str) -> Callable:
-    """What gives the corrected sample at t from the prediction there; all the rest of it is added up now."""
+def _interval(schedule: Schedule, given: Sequence[float] | None) -> tuple[float, float]:
+    if given is None:
+        if schedule.name in ("edm", "ve"):
+            return schedule.time_of_sigma(0.05), schedule.time_of_sigma(1.0)
+        return 0.2, 0.8
+    if len(given) != 2 or not 0 <= given[0] <= given[1] <= 1:
+        raise ValueError(f"sa_solver: interval must be two times with 0 <= low <= high <= 1, got {given!r}")
+    return tuple(given)
+
+
+def _corrector(
+    predicted: Value, base: Value, step: Exponential, history: list, s: Point, t: Point, variant: str
+) -> Callable[[Value, Value], Value]:
+    """What gives the corrected sample at t from the sample and the prediction there; the rest is added up now.
+
+    It is kept as the difference to the ``predicted`` sample, so that what replaces that one replaces both.
+    """
     if not s.finite:
         history = history[:1]
     nodes = [1.0, *((p.lam - s.lam) / (t.lam - s.lam) for p, _ in history[1:])] if s.finite else [1.0]
@@ -68,7 +89,8 @@ def _corrector(base: Value, step: Exponential, history: list, s: Point, t: Point
         known = base + first * values[0]
         for w, m in zip(rest, values[1:], strict=True):
             known = known + w * m
-    return lambda m: known + weight * m
+    known = known - predicted
+    return lambda x, m: x + known + weight * m
 
 
 def _adams(base: Value, step: Exponential, history: list, s: Point, t: Point, variant: str) -> Value:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import math
 
+from .. import time_grids
 from ..scalars import sqrt
+from ..schedules import Schedule
 from .builder import Builder, Point, Value
 from .ddim import transfer
 from .family import solver
+from .settings import natural_grid, not_negative
+
+
+def student_grid(schedule: Schedule, steps: int, start: float, end: float) -> list[float]:
+    """The schedule's natural grid without its short last step from t_min: a call there would change nothing."""
+    grid = time_grids.GRIDS[natural_grid(schedule)]
+    times = grid(schedule, steps, start, end)
+    if steps > 1 and end < times[-2] <= schedule.t_min:
+        times = grid(schedule, steps + 1, start, end)
+        del times[-2]
+    return times
 
 
 @solver(paper="Song et al. 2023, arXiv 2303.01469, Algorithm 1; Luo et al. 2023, arXiv 2310.04378 (LCM)",
-        order="student", stochastic=True, students=True)  # fmt: skip
+        order="student", stochastic=True, students=True, grid=student_grid)  # fmt: skip
 def lcm(b: Builder, sigma_data: float = 0.5, timestep_scaling: float = 0.0):
     """Consistency multistep: predict x0, add fresh noise to the next level; the last prediction is the sample.
 
@@ -26,11 +39,12 @@ def lcm(b: Builder, sigma_data: float = 0.5, timestep_scaling: float = 0.0):
             u = timestep_scaling * s.model_time
             norm = u * u + sigma_data * sigma_data
             m = (sigma_data * sigma_data / norm) * x + (u / sqrt(norm)) * m
-        x = m if t is b.points[-1] and t.is_end else t.alpha * m + t.sigma * b.gaussian(s, t)
+        x = m if t is b.points[-1] else t.alpha * m + t.sigma * b.gaussian(s, t)
     return x
 
 
-@solver(paper="Zheng et al. 2024, arXiv 2402.19159, Algorithm 4", order="student", stochastic=True, students=True)
+@solver(paper="Zheng et al. 2024, arXiv 2402.19159, Algorithm 4", order="student", stochastic=True, students=True,
+        grid=student_grid)  # fmt: skip
 def tcd(b: Builder, gamma: float = 0.3):
     """TCD's strategic stochastic sampling: to less noise than the next level's along the trajectory, then noise.
 
@@ -50,7 +64,7 @@ def tcd(b: Builder, gamma: float = 0.3):
 
 
 @solver(paper="Kim et al. 2024, arXiv 2310.02279, Algorithm 3 and eq. 9", order="student", stochastic=True,
-        students=True)  # fmt: skip
+        students=True, grid=student_grid)  # fmt: skip
 def ctm(b: Builder, gamma: float = 0.0):
     """CTM's gamma-sampling: jump to √(1 − gamma²) of the next noise level, then add gamma of it as fresh noise.
 
@@ -94,5 +108,6 @@ def _with_noise(b: Builder, x: Value, u: Point, t: Point, s: Point) -> Value:
 
 
 def _check_gamma(name: str, gamma: float) -> None:
-    if not 0 <= gamma <= 1:
+    not_negative(name, gamma=gamma)
+    if gamma > 1:
         raise ValueError(f"{name}: gamma must lie between 0 and 1, got {gamma!r}")

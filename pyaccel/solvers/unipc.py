@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from .builder import Builder, Point, Value, extended
 from .exponential import Exponential, moments_to_weights, psi
-from .family import option, solver, solver_function
+from .family import solver, solver_function
+from .settings import check_options, option, whole
 
 
 @solver(
@@ -55,26 +59,33 @@ def unipc(
     return x
 
 
-@solver(paper="Zhao et al. 2023, arXiv 2302.04867, eq. 9", order="that of the solver + 1", calls="1")
-def unic(b: Builder, solver: str = "dpmpp", order: int = 2, variant: str = "bh2", **options):
-    """UniC-p, the corrector of UniPC, on top of any solver with one call a step.
+@solver(paper="Zhao et al. 2023, arXiv 2302.04867, eq. 9", order="that of the solver + 1", calls="as the solver")
+def unic(
+    b: Builder,
+    solver: str = "dpmpp",
+    order: int = 2,
+    variant: str = "bh2",
+    solver_options: Mapping[str, Any] = MappingProxyType({}),
+):
+    """UniC-p, the corrector of UniPC, on top of any other solver of the ODE.
 
-    The new prediction corrects the solver's step to where it was made, at no further call; ``order`` is that of UniC,
-    all further options are the solver's.
+    The prediction at the begin of a step also corrects the step that led there, at no further call; calls inside of
+    steps are left as they are. ``order`` and ``variant`` are UniC's, ``solver_options`` those of the solver.
     """
     _check("unic", order, variant)
-    function = solver_function(solver)
+    function, options = solver_function(solver), dict(solver_options)
+    if solver in ("unipc", "sa_solver", "dpm_v3"):
+        raise ValueError(f"unic: {solver} has a corrector of its own")
+    check_options(solver, function, options)
     b.corrector = UniC(order, variant)
     x = function(b, **options)
-    if len(b.stages) != len(b.points) - 1 or any(len(stage) > 1 for stage in b.stages):
-        raise ValueError(f"unic: {solver} does not call the model once a step, and UniC needs just that")
     if b.draws:
-        raise ValueError(f"unic: {solver} is stochastic; UniC corrects solvers of the ODE")
+        raise ValueError(f"unic: {solver} is stochastic here; UniC corrects solvers of the ODE")
     return x
 
 
 class UniC:
-    """The corrector: remembers predictions and, at each call of a grid point, corrects the step to it.
+    """The corrector: remembers predictions and, at the call where a step begins, corrects the step that led there.
 
     It works over whatever the solver reads its predictions as, x0 or the noise.
     """
@@ -86,15 +97,16 @@ class UniC:
         self._history: list[tuple[Point, Value]] = []
         self._gain = 0.0
 
-    def before_call(self, b: Builder, t: Point, form: str) -> Value | None:
-        """All of the corrected sample at t but the prediction there: added up now, one tensor carries it along."""
-        if self._x is None or t.index < 1 or form != self._form:
+    def before_call(self, b: Builder, x: Value, t: Point, form: str) -> Value | None:
+        """All that the corrected sample at t adds to x but the prediction there: one tensor carries it along.
+
+        The difference to x, not the sum: whoever replaces x before the call replaces the corrected sample too.
+        """
+        if form not in ("sample", "epsilon"):
+            raise ValueError(f"unic corrects steps over x0 or the noise, and this solver makes them over {form!r}")
+        if self._x is None or form != self._form:
             return None
         s, m0 = self._history[0]
-        if s is t:
-            raise ValueError(
-                "unic: the solver calls the model more than once at a point of the grid; UniC needs one call"
-            )
         if not s.finite and self.variant == "bh1":
             return None
         usable = [pair for pair in self._history[1:] if pair[0].finite]
@@ -105,25 +117,22 @@ class UniC:
         nodes = _nodes(older, s, t)
         weights = [0.5 * step.weight(0)] if not s.finite else _weights([*nodes, 1.0], step, self.variant)
         self._gain = weights[-1]
-        parts = [(step.scale, self._x), (step.weight(0) - self._gain, m0)]
+        parts = [(step.scale, self._x), (step.weight(0) - self._gain, m0), (-1.0, x)]
         for (_, m), r, w in zip(older, nodes, weights, strict=False):
             parts += [(w / r, m), (-w / r, m0)]
         return b.combine(parts)
 
     def after_call(self, b: Builder, x: Value, t: Point, m: Value, form: str, known: Value | None) -> Value:
         """The sample at t, corrected where it can be; m is the prediction at t."""
-        if t.index < 0:
-            return x
         if form != self._form:
             self._history, self._form = [], form
-        corrected = x if known is None else b.combine([(1.0, known), (self._gain, m)])
+        corrected = x if known is None else b.combine([(1.0, x), (1.0, known), (self._gain, m)])
         self._x, self._history = corrected, [(t, m), *self._history][: self.order]
         return corrected
 
 
 def _check(name: str, order: int, variant: str) -> None:
-    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-        raise ValueError(f"{name}: order must be a whole number of at least 1, got {order!r}")
+    whole(name, "order", order, least=1)
     option(name, "variant", variant, ("bh1", "bh2"))
 
 

@@ -34,8 +34,8 @@ def test_accepted_steps_lead_from_start_to_end(order):
     assert accepted[-1].t_to == pytest.approx(END)
     assert all(a.t_to == pytest.approx(b.t_from) for a, b in itertools.pairwise(accepted))
     assert all((a.error <= 1) == a.accepted for a in solver.attempts)
-    # One call at the start and after each accepted step, order − 1 inside each attempt.
-    assert solver.calls == 1 + len(accepted) + (order - 1) * len(solver.attempts)
+    # One call at the begin of each accepted step, order − 1 inside each attempt.
+    assert solver.calls == len(accepted) + (order - 1) * len(solver.attempts)
 
 
 def test_each_step_is_that_of_the_singlestep_solvers():
@@ -81,7 +81,35 @@ def test_callback_sees_accepted_steps():
     assert [t for _, t in seen] == pytest.approx([a.t_to for a in solver.attempts if a.accepted])
 
 
+def test_image_to_image():
+    noise, image = torch.randn(5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    solver = solvers.dpm_adaptive(S, rtol=1e-4, atol=1e-5, start=0.6, prediction="sample")
+    got = solver.sample(exact_denoiser(S), noise, image=image)
+    fine = solvers.unipc(S, 200, start=0.6, prediction="sample").sample(exact_denoiser(S), noise, image=image)
+    torch.testing.assert_close(got, fine, rtol=1e-3, atol=1e-3)
+
+
+def test_both_passes_of_guidance_in_one_call_or_two():
+    sizes = []
+
+    def model(x, t, c):
+        sizes.append(len(x))
+        return torch.tanh(x) + c.view(-1, 1)
+
+    noise, c = torch.randn(3, 2), torch.tensor([0.1, 0.2, 0.3])
+    denoiser, solver = Denoiser(model, S, "sample", 2.0, {"c": 0.0}), solvers.dpm_adaptive(S, end=0.1)
+    one = solver.sample(denoiser, noise, c=c, batched_guidance=True)
+    assert set(sizes) == {6}
+    sizes.clear()
+    torch.testing.assert_close(solver.sample(denoiser, noise, c=c, batched_guidance=False), one)
+    assert set(sizes) == {3}
+
+
 def test_errors():
+    with pytest.raises(TypeError, match="no mask, seed"):
+        solvers.dpm_adaptive(S).sample(exact_denoiser(S), torch.randn(3), seed=0, mask=torch.ones(3))
+    with pytest.raises(ValueError, match="learned_variance=True"):
+        solvers.dpm_adaptive(S).sample(lambda x, t: torch.cat([x, x], 1), torch.randn(3, 2))
     with pytest.raises(ValueError, match="chooses its steps by itself"):
         solvers.dpm_adaptive(S, 10)
     with pytest.raises(ValueError, match="rtol"):
@@ -94,5 +122,5 @@ def test_errors():
         )
     with pytest.raises(FloatingPointError, match="model call 0"):
         solvers.dpm_adaptive(S).sample(lambda x, t: x * float("nan"), torch.randn(3))
-    with pytest.raises(ValueError, match="expected a tensor"):
+    with pytest.raises(ValueError, match=r"returned shape \(1,\), expected \(3,\)"):
         solvers.dpm_adaptive(S).sample(lambda x, t: x[:1], torch.randn(3))

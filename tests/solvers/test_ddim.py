@@ -52,7 +52,7 @@ def test_inversion_leads_back_to_the_noise():
     """From data to noise with the same ODE: with many steps, where the run began."""
     sample, model = points(), exact_denoiser(S)
     there = solvers.ddim(S, times=times(400, end=0.02)[::-1], prediction="sample").sample(model, sample)
-    back = solvers.ddim(S, times=times(400, end=0.02), prediction="sample").sample(model, there / S.sigma(1.0))
+    back = solvers.ddim(S, times=times(400, end=0.02), prediction="sample").sample(model, there)
     assert float((back - sample).abs().mean()) < 0.02
 
 
@@ -83,8 +83,33 @@ def test_inversion_is_exact_where_the_prediction_of_the_noise_is_constant():
     schedule, eps = schedules.vp_linear(), torch.randn(4, 3, dtype=torch.float64)
     data = torch.randn(4, 3, dtype=torch.float64)
     noise = solvers.ddim(schedule, 7, inverse=True).sample(lambda x, t: eps, data)
-    expected = schedule.alpha(1.0) * data + schedule.sigma(1.0) * eps
+    # As unit noise: what a run from there multiplies by sigma.
+    expected = (schedule.alpha(1.0) * data + schedule.sigma(1.0) * eps) / schedule.sigma(1.0)
     torch.testing.assert_close(noise, expected, rtol=1e-10, atol=1e-10)
+
+
+STABLE_DIFFUSION = schedules.vp_discrete(schedules.scaled_linear_betas())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options"),
+    [(STABLE_DIFFUSION, {}), (STABLE_DIFFUSION, {"start": 0.5}), (schedules.edm(), {}), (schedules.ve(), {}),
+     (schedules.flow(), {"start": 0.5}), (schedules.vp_linear(), {"threshold": 3.0})],
+    ids=["sd", "sd-to-half", "edm", "ve", "flow-to-half", "threshold"],
+)  # fmt: skip
+def test_inversion_and_sampling_close_wherever_sigma_ends(schedule, options):
+    def model(x, t):
+        return 0.7 * torch.tanh(x)  # a prediction of x0, which says nothing of the noise where there is none
+
+    data = 0.3 * torch.randn(3, 5, dtype=torch.float64)
+    inverse = solvers.ddim(schedule, 12, inverse=True, iterations=60, prediction="sample", **options)
+    assert schedule.sigma(inverse.times[0]) > 0
+    forward = solvers.ddim(schedule, times=inverse.times[::-1], prediction="sample")
+    torch.testing.assert_close(forward.sample(model, inverse.sample(model, data)), data, rtol=1e-3, atol=1e-3)
+
+
+def test_times_may_fall_and_inverse_turns_them():
+    assert solvers.ddim(S, times=[1.0, 0.4, 0.1], inverse=True).times == (0.1, 0.4, 1.0)
 
 
 def test_inversion_takes_no_noise():

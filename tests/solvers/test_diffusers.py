@@ -296,3 +296,19 @@ def test_edm_dpmsolver(monkeypatch, order, correction, stochastic):
     algorithm = "sde-dpmsolver++" if stochastic else "dpmsolver++"
     options = {"solver_order": order, "solver_type": correction, "algorithm_type": algorithm}
     edm(monkeypatch, "EDMDPMSolverMultistepScheduler", make, stochastic, **options)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_lcm(monkeypatch, steps):
+    """With the boundary condition outside the network; the steps are spread over 50 of training."""
+    make = partial(solvers.lcm, timestep_scaling=10.0)
+    options = {"clip_sample": False, "original_inference_steps": 50, "timestep_scaling": 10.0}
+    compare(monkeypatch, "LCMScheduler", make, steps, stochastic=steps > 1, tolerance=1e-6, **options)
+
+
+@pytest.mark.parametrize(("gamma", "tolerance"), [(0.0, 1e-9), (0.3, 2e-2)])
+def test_tcd(monkeypatch, gamma, tolerance):
+    """Theirs ends at training step 0 and leads to whole steps, (1 - gamma)·n rounded down; ours to the time between."""
+    options = {"clip_sample": False, "original_inference_steps": 50, "step_options": {"eta": gamma}}
+    make = partial(solvers.tcd, gamma=gamma)
+    compare(monkeypatch, "TCDScheduler", make, 5, "sigma_min", stochastic=gamma > 0, tolerance=tolerance, **options)

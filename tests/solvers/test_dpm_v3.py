@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 
@@ -152,3 +153,10 @@ def test_bad_input():
         solvers.dpm_v3(S, 4, statistics="file")
     with pytest.raises(ValueError, match="order"):
         solvers.dpm_v3(S, 4, order=4)
+    measured = dataclasses.replace(statistics(), schedule="edm")
+    with pytest.raises(ValueError, match="measured with edm, not vp_linear"):
+        solvers.dpm_v3(S, 4, statistics=measured)
+    calls = []
+    with pytest.raises(ValueError, match="coefficient for each element"):
+        solvers.dpm_v3(S, 4, statistics=statistics()).sample(lambda x, t: calls.append(x) or x, torch.randn(2, 7))
+    assert not calls

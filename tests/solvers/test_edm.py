@@ -8,6 +8,7 @@ from pyaccel import schedules, solvers
 from ..mixture import exact_denoiser, times
 from .agreement import agrees, points
 from .loops import edm as loops
+from .moments import check_moments
 
 S = schedules.vp_linear()
 
@@ -72,6 +73,17 @@ def test_restart_forgets_errors():
 
 
 @pytest.mark.parametrize(
+    ("solver", "options"),
+    [(solvers.edm_stochastic, {"churn": 8.0}), (solvers.edm_stochastic, {"churn": 40.0, "s_min": 0.0}),
+     (solvers.restart, {"restarts": ((6, 2, 0.1, 2.0),)})],
+    ids=str,
+)  # fmt: skip
+def test_moments(solver, options):
+    """Without the inflation of s_noise, adding noise and removing it again leaves the distribution as it is."""
+    check_moments(solver, s_noise=1.0, counts=(16, 64), bias=2.5, **options)
+
+
+@pytest.mark.parametrize(
     ("name", "options"),
     [
         ("edm_stochastic", {"churn": -1.0}),
@@ -96,8 +108,6 @@ def test_grids_default_to_karras():
 
 def test_churn_and_restarts_stay_within_a_models_times():
     """A network with a table of a thousand times cannot be asked about more noise than that of its first one."""
-    from pyaccel import schedules, solvers
-
     schedule = schedules.vp_discrete(schedules.scaled_linear_betas())
     plan = solvers.edm_stochastic(schedule, 10)
     assert max(call.model_time for stage in plan.stages for call in stage.calls) <= 999
@@ -107,8 +117,6 @@ def test_churn_and_restarts_stay_within_a_models_times():
 
 @pytest.mark.parametrize("name", ["dpm_v3", "dpm_fast"])
 def test_what_does_not_run_backwards_says_so(name):
-    from pyaccel import schedules, solvers
-
     with pytest.raises(ValueError, match="from noise to data alone"):
         solvers.from_name(name)(schedules.vp_linear(), 5, inverse=True)
     for steps in (0, -5, True, 7.0, "a"):

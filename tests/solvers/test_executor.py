@@ -1,5 +1,6 @@
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -202,7 +203,7 @@ def test_bad_predictions_are_named_with_their_call():
     with pytest.raises(TypeError, match="returned a tuple"):
         plan.sample(lambda x, t: (x,), noise)
     with pytest.raises(ValueError, match="alpha is 0"):
-        solvers.ddim(FLOW, 2, prediction="epsilon").sample(network, noise)
+        solvers.ddim(FLOW, 2, prediction="epsilon", start=1.0).sample(network, noise)
     with pytest.raises(ValueError, match="3 samples, the noise has 2"):
         plan.sample(Denoiser(network, FLOW, "flow", torch.ones(3), {"shift": 0.0}), noise, shift=torch.ones(2))
 
@@ -223,6 +224,94 @@ def test_a_model_that_returns_nan_is_named_with_its_call():
         solvers.ddim(FLOW, 4).sample(model, torch.randn(2, 3))
     with pytest.raises(FloatingPointError, match="the noise"):
         solvers.ddim(FLOW, 4).sample(network, torch.full((2, 3), float("nan")))
+    # Also where the run cannot be made a second time.
+    with pytest.raises(FloatingPointError, match=r"model call 2 \(t = 0.5\)"):
+        solvers.ddim(FLOW, 4).sample(model, torch.randn(2, 3), callback=lambda i, t, x: None)
+    with pytest.raises(FloatingPointError, match=r"model call 2 \(t = 0.5\)"):
+        solvers.ddim(FLOW, 4, eta=1.0).sample(model, torch.randn(2, 3), generator=torch.Generator())
+    shift = torch.zeros(2)
+    guided = Denoiser(lambda x, t, shift: model(x, t), FLOW, "flow", 2.0, {"shift": 0.0})
+    with pytest.raises(FloatingPointError, match=r"model call 2 \(t = 0.5\)"):
+        solvers.ddim(FLOW, 4).sample(guided, torch.randn(2, 3), shift=shift, callback=lambda i, t, x: None)
+
+
+def test_nan_of_parallel_calls_and_nan_that_came_once():
+    def model(x, t):
+        return torch.where(t.view(-1, 1) < 0.75, float("nan"), 1.0) * x
+
+    # The first step, from pure noise, makes call 0; the second call 1 and, in one batch, calls 2 and 3.
+    plan = solvers.epd(FLOW, times=[1.0, 0.9, 0.5], points=2)
+    with pytest.raises(FloatingPointError, match=r"model call 3 \(t = 0.7"):
+        plan.sample(model, torch.randn(2, 3))
+    once = iter([float("nan")])
+    with pytest.raises(FloatingPointError, match="something else each time"):
+        solvers.ddim(FLOW, 2).sample(lambda x, t: x * next(once, 1.0), torch.randn(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("solver", "options"),
+    [(solvers.ddim, {}), (solvers.dpmpp, {}), (solvers.unipc, {}), (solvers.unic, {}), (solvers.dpm_v3, {}),
+     (solvers.sa_solver, {"tau": 0.0})],
+)  # fmt: skip
+def test_a_sample_from_the_callback_takes_the_place_of_the_runs(solver, options):
+    """With x0 known all the way, what is added at t is at the end sigma_end/sigma_t of it; a corrector must not bring
+    the old sample back."""
+    noise, x0 = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+    plan = solver(S, times=times(6, end=0.1), prediction="sample", **options)
+
+    def moved(step, t, x):
+        return x + 1.0 if step == at else None
+
+    at = plan.calls // 2
+    following = plan.stages[at + 1].calls[0]
+    got = plan.sample(lambda x, t: x0, noise, callback=moved)
+    plain = plan.sample(lambda x, t: x0, noise)
+    expected = plain + plan.ends[1][1] / following.sigma
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_model_of_the_noise_starts_where_there_is_data():
+    """vp_cosine has nothing but noise at t = 1, of which a prediction of the noise says nothing."""
+    cosine, noise = schedules.vp_cosine(), torch.randn(2, 3, dtype=torch.float64)
+    for name, solver in solvers.SOLVERS.items():
+        if name in ("dpm_adaptive", "flow_map"):
+            continue
+        plan = solver(cosine, 4)
+        assert plan.times[0] == cosine.t_max
+        x = plan.sample(lambda x, t, **_: torch.tanh(x), noise, seed=0 if plan.draws else None)
+        assert torch.isfinite(x).all(), name
+    assert solvers.unipc(cosine, 4, prediction="v").times[0] == 1.0
+    terminal = schedules.vp_discrete(schedules.rescale_zero_terminal_snr(schedules.linear_betas()))
+    assert solvers.unipc(terminal, 4).prediction == "v"
+    with pytest.raises(ValueError, match="start the times below 1"):
+        solvers.unipc(cosine, 4, start=1.0).sample(network, noise)
+
+
+def test_the_denoisers_schedule_must_be_the_plans():
+    noise = torch.randn(2, 3)
+    for plan in (solvers.ddim(S, 4), solvers.ddim(schedules.vp_cosine(), 4), solvers.ddim(schedules.edm(), 4)):
+        with pytest.raises(ValueError, match=r"trained with flow.*denoiser.schedule"):
+            plan.sample(Denoiser(network, FLOW, "flow"), noise)
+    with pytest.raises(ValueError, match="trained with vp_cosine"):
+        solvers.ddim(S, 4).sample(Denoiser(network, schedules.vp_cosine(), "epsilon"), noise)
+    # The same process in another clock, and another range of the same: told the same at the same noise.
+    solvers.ddim(schedules.flow(3.0), 4).sample(Denoiser(network, FLOW, "flow"), noise)
+    solvers.ddim(schedules.ve(), 4).sample(Denoiser(network, schedules.edm(), "sample"), noise)
+
+
+@pytest.mark.parametrize("steps", [np.int64(3), 3])
+def test_numbers_of_numpy(steps):
+    plan = solvers.ddpm(FLOW, steps)
+    noise = torch.randn(2, 3)
+    expected = plan.sample(network, noise, seed=5)
+    for seed in (np.int64(5), np.array([5, 6]), [np.int64(5), 6]):
+        assert torch.equal(plan.sample(network, noise, seed=seed), expected)
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "dpmpp_sde", "ddim", "euler_maruyama", "tcd", "ctm"])
+def test_without_its_noise_a_solver_wants_no_seed(name):
+    options = {"gamma": 0.0} if name in ("tcd", "ctm") else {"eta": 0.0}
+    assert not solvers.from_name(name)(S, 4, **options).stochastic
 
 
 def test_parallel_calls_are_one_batch():

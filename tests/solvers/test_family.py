@@ -28,6 +28,45 @@ def test_steps_or_times(arguments):
         solvers.ddim(FLOW, **arguments)
 
 
+@pytest.mark.parametrize("times", [5, "abc", [1.0, None]])
+def test_times_must_be_numbers(times):
+    with pytest.raises(TypeError, match="times must be a list of numbers"):
+        solvers.ddim(FLOW, times=times)
+
+
+@pytest.mark.parametrize("beside", [{"grid": "karras"}, {"start": 0.5}, {"end": 0.1}, {"final": "minimum"}])
+def test_nothing_is_said_of_a_grid_beside_times(beside):
+    with pytest.raises(ValueError, match=f"{next(iter(beside))} cannot be given beside times="):
+        solvers.ddim(FLOW, times=[1.0, 0.0], **beside)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error"),
+    [
+        ("dpmpp", {"order": 2.0}, ValueError),
+        ("dpmpp", {"threshold": True}, TypeError),
+        ("dpmpp", {"threshold": float("nan")}, ValueError),
+        ("dpmpp_sde", {"s_noise": float("nan")}, ValueError),
+        ("euler_ancestral", {"s_noise": "a"}, ValueError),
+        ("sa_solver", {"tau": float("nan")}, ValueError),
+        ("sa_solver", {"interval": (0.8, 0.2)}, ValueError),
+        ("sa_solver", {"interval": (0.8,)}, ValueError),
+        ("tcd", {"gamma": "a"}, ValueError),
+        ("restart", {"restarts": [(3.5, 2, 0.06, 0.3)]}, ValueError),
+    ],
+)
+def test_options_that_mean_nothing(name, options, error):
+    with pytest.raises(error, match=f"{name}.*{'|'.join(options)}"):
+        solvers.from_name(name)(FLOW, 4, **options)
+
+
+def test_the_interval_of_sa_solver_is_in_sigma_for_edm():
+    plan = solvers.sa_solver(schedules.edm(), 20)
+    for stage in plan.stages[:-1]:
+        added = max((abs(c) for row in stage.rows for c in row.noise.values()), default=0.0)
+        assert (added > 0) == (0.05 <= stage.calls[0].sigma <= 1.0)
+
+
 def test_the_schedule_must_be_one():
     with pytest.raises(TypeError, match="schedule"):
         solvers.ddim("flow", 4)

@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -113,13 +114,27 @@ def test_start_is_an_option_of_every_solver(noise, image):
     [
         ({"mask": torch.ones(4)}, "mask= needs image="),
         ({"image": torch.zeros(2, 3, 5)}, r"image has shape \(2, 3, 5\)"),
+        ({"image": np.zeros((2, 3, 4))}, "image must be a tensor"),
+        ({"image": torch.zeros(2, 3, 4, dtype=torch.int64)}, "image has dtype torch.int64"),
+        ({"image": torch.zeros(2, 3, 4), "mask": np.ones(4)}, "mask must be a real tensor, got ndarray"),
+        ({"image": torch.zeros(2, 3, 4), "mask": 2 * torch.ones(4)}, "mask must lie in"),
         ({"image": torch.zeros(2, 3, 4), "mask": torch.ones(5)}, "does not broadcast"),
     ],
     ids=str,
 )
 def test_what_does_not_fit(noise, given, what):
-    with pytest.raises(ValueError, match=what):
+    with pytest.raises((ValueError, TypeError), match=what):
         solvers.ddim(S, 3, prediction="sample").sample(MODEL, noise, **given)
+
+
+def test_an_image_is_not_rounded_to_the_noises_type():
+    """The state is float32, so what is added to it is."""
+    noise, image = torch.randn(2, 3, 4).bfloat16(), torch.randn(2, 3, 4)
+    plan = solvers.ddim(S, 2, start=0.3, prediction="sample")
+    wide = plan.sample(lambda x, t: x.bfloat16().float(), noise.float(), image=image)
+    got = plan.sample(lambda x, t: x, noise, image=image)
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, wide.bfloat16())
 
 
 def test_inversion_takes_no_image(noise, image):

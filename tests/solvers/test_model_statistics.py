@@ -41,11 +41,12 @@ def test_conditioning_is_split_with_the_data():
 
 def test_files(tmp_path):
     lam = torch.linspace(-3, 3, 5, dtype=torch.float64)
-    stats = ModelStatistics(lam, lam[:, None], 2 * lam[:, None], 3 * lam[:, None])
+    stats = ModelStatistics(lam, lam[:, None], 2 * lam[:, None], 3 * lam[:, None], "flow")
     stats.save(tmp_path / "s.safetensors")
     again = ModelStatistics.load(tmp_path / "s.safetensors")
     for name in ("lam", "l", "s", "b"):
         assert torch.equal(getattr(again, name), getattr(stats, name))
+    assert again.schedule == "flow"
 
 
 def test_bad_input(tmp_path):

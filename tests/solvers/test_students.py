@@ -33,6 +33,22 @@ def test_lcm_predicts_and_noises(steps, scaling):
     agrees(plan.sample(model, noise, **more), x)
 
 
+def test_lcm_ends_with_a_prediction_wherever_it_ends():
+    model, noise = exact_denoiser(S), points()
+    plan = solvers.lcm(S, times=[1.0, 0.2], prediction="sample")
+    assert not plan.stochastic
+    agrees(plan.sample(model, noise), model(S.sigma(1.0) * noise, at(1.0)))
+
+
+@pytest.mark.parametrize("solver", [solvers.lcm, solvers.tcd, solvers.ctm])
+def test_no_call_of_a_student_is_wasted_just_above_the_data(solver):
+    grid = solver(EDM, 3).times
+    assert grid[-1] == 0
+    assert EDM.sigma(grid[-2]) > 0.05
+    assert solver(EDM, 1).times == (1.0, 0.0)
+    assert solver(FLOW, 2).times == (1.0, 0.5, 0.0)
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
 def test_tcd_goes_further_and_comes_back(gamma):
     noise, draws, grid = points(), [points() for _ in range(4)], [1.0, 0.7, 0.4, 0.0]

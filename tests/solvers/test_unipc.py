@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from pyaccel import schedules, solvers
 
-from ..mixture import exact_denoiser, times
+from ..mixture import at, exact_denoiser, times
 from . import loops
 from .agreement import STEPS, agrees, points
 from .convergence import errors, in_log_snr, slope
@@ -141,7 +142,51 @@ def test_unic_on_solvers_over_the_noise(name):
     assert found[0] < 3 * alone[0]
 
 
-@pytest.mark.parametrize("name", ["heun", "pndm", "dpm", "ddpm"])
-def test_unic_refuses_what_it_cannot_correct(name):
-    with pytest.raises(ValueError, match="unic"):
-        solvers.unic(S, 4, solver=name)
+@pytest.mark.parametrize("steps", STEPS)
+def test_unic_on_a_solver_with_inner_calls(steps):
+    """The call at the begin of a step corrects the one before; Heun's second call, at the same time, does not."""
+    noise, model = points(), exact_denoiser(S)
+    plan = solvers.unic(S, times=times(steps), prediction="sample", solver="heun", order=1)
+    assert plan.calls == 2 * steps
+    x, before = S.sigma(1.0) * noise, None
+    for s, t in itertools.pairwise(times(steps)):
+        eps = (x - S.alpha(s) * model(x, at(s))) / S.sigma(s)
+        if before is not None:  # UniC-1 over the noise: half of (e^h − 1) for the difference to the new prediction
+            r, y, old = before
+            step = -S.sigma(s) * math.expm1(S.lam(s) - S.lam(r))
+            x = S.alpha(s) / S.alpha(r) * y + step * old + 0.5 * step * (eps - old)
+        before = (s, x, eps)
+        rise = S.ratio(t) - S.ratio(s)
+        ahead = S.alpha(t) * (x / S.alpha(s) + rise * eps)
+        second = (ahead - S.alpha(t) * model(ahead, at(t))) / S.sigma(t)
+        x = S.alpha(t) * (x / S.alpha(s) + rise * 0.5 * (eps + second))
+    agrees(plan.sample(model, noise), x)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("pndm", {}), ("dpm", {}), ("dpmpp", {"method": "singlestep", "order": 3}), ("rk4", {}), ("rho_rk", {"order": 3}),
+     ("epd", {})],
+)  # fmt: skip
+def test_unic_leaves_inner_calls_alone(name, options):
+    found = errors(solvers.unic, S, counts=(40,), solver=name, order=3, solver_options=options)
+    alone = errors(solvers.from_name(name), S, counts=(40,), **options)
+    assert found != alone
+    assert found[0] < max(3 * alone[0], 2e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"solver": "ddpm"}, "stochastic"), ({"solver": "unipc"}, "corrector of its own"), ({"solver": "dpm_v3"}, "own"),
+     ({"solver": "dpm_adaptive"}, "no table"), ({"solver": "heun", "solver_options": {"ode": "time"}}, "'flow'"),
+     ({"solver_options": {"oder": 3}}, "dpmpp has no option oder"), ({"polynomial": "rho"}, "unic has no option")],
+)  # fmt: skip
+def test_unic_refuses_what_it_cannot_correct(options, message):
+    with pytest.raises(ValueError, match=message):
+        solvers.unic(schedules.flow(), 4, **options)
+
+
+def test_the_solver_under_unic_has_options_of_its_own():
+    plan = solvers.unic(S, 6, solver="dpmpp", order=2, solver_options={"order": 3, "variant": "exact"})
+    assert plan.options["solver_options"] == {"order": 3, "variant": "exact"}
+    assert plan.stages != solvers.unic(S, 6, solver="dpmpp", order=2).stages

@@ -236,7 +236,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         self._drawn = sample.shape, sample.device, torch.promote_types(sample.dtype, torch.float32)
         source = GivenNoise(plan, self._draw)
         like = SimpleNamespace(dtype=model_output.dtype, prediction=self.config.prediction)
-        self._run = run = PlanRun(plan, like, sample, source, None)
+        self._run = run = PlanRun(plan, like, sample, source)
         self._step_index, self._position = index, 0
         first = {row.target: row.new[0] for row in plan.start}
         size = first[plan.stages[0].calls[0].input]
