@@ -1,18 +1,20 @@
-"""Feature caches beside diffusers' hooks: one site's prediction and refresh, the bytes held, and whole runs.
+"""Feature caches beside diffusers' hooks, cache-dit and DeepCache: one site, the bytes held, and whole runs.
 
 A prediction of order n has to read n + 1 features and write one; a refresh has to move nothing, as features are kept by
 reference. Whole runs: full steps × their time + predicted steps × the time of the model without its blocks is the least
 that a run can take.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from cached_models import flux, flux_inputs, run_flux, unet
 from harness import in_turns
 
 from pyaccel import caching
 from pyaccel.caching.features import History
 from pyaccel.caching.storage import storage_of
-from pyaccel.denoiser import Run, StepContext, announce
 
 diffusers = pytest.importorskip("diffusers")
 ROWS, WIDTH, ORDER = 4608, 3072, 2
@@ -25,15 +27,18 @@ def _full(step):
 @pytest.mark.parametrize("memory", [None, "int8"])
 def test_one_site(benchmark, report, memory):
     """A branch of FLUX at 1024²: 4608 × 3072 in bfloat16, order 2."""
+    from cache_dit.caching.cache_contexts.calibrators.taylorseer import TaylorSeerState as CacheDiT
     from diffusers.hooks.taylorseer_cache import TaylorSeerState
 
     features, how = [_full(step) for step in range(4)], caching.taylor(ORDER)
-    ours, theirs = History(storage_of(memory)), TaylorSeerState(torch.bfloat16, ORDER)
+    ours, theirs, dit = History(storage_of(memory)), TaylorSeerState(torch.bfloat16, ORDER), CacheDiT(ORDER)
     for step in range(3):
         ours.push(5 * step, 5 * step, features[step], how)
         theirs.current_step = 5 * step
         theirs.update((features[step],))
-    theirs.current_step = 12
+        dit.current_step = 5 * step + 1  # it counts differences from its second step on
+        dit.update(features[step])
+    theirs.current_step, dit.current_step = 12, 13
     steps = iter(range(15, 10**9, 5))
 
     def refresh():
@@ -45,68 +50,49 @@ def test_one_site(benchmark, report, memory):
         theirs.update((features[theirs.current_step % 4],))
         theirs.current_step += 1
 
+    def refresh_dit():
+        dit.current_step += 5
+        dit.update(features[dit.current_step % 4])
+
     with torch.no_grad():
         weights = ours.weights(12, how, {})
         exact = sum(w * f.float() for w, f in zip(weights, features[2::-1], strict=True))
         torch.testing.assert_close(ours.predict(weights).float(), exact, rtol=0.03, atol=0.3)
-        predicted = in_turns({"ours": lambda: ours.predict(weights), "diffusers": theirs.predict})
-        refreshed = in_turns({"ours": refresh, "diffusers": refresh_theirs})
+        torch.testing.assert_close(dit.approximate().float(), theirs.predict()[0].float(), rtol=0.03, atol=0.3)
+        predicted = in_turns(
+            {"ours": lambda: ours.predict(weights), "diffusers": theirs.predict, "cache-dit": dit.approximate}
+        )
+        refreshed = in_turns({"ours": refresh, "diffusers": refresh_theirs, "cache-dit": refresh_dit})
     held = sum(t.nbytes for factors in theirs.taylor_factors.values() for t in factors.values())
+    held_by_dit = sum(t.nbytes for kept in dit.state.values() for t in kept if t is not None)
     moved = ours.bytes + features[0].nbytes
     report(
         "One site, 4608 × 3072 bf16, order 2",
         memory=memory or "as it is",
         predict_GB_s=moved / predicted["ours"] / 1e9,
         predict_x_diffusers=predicted["diffusers"] / predicted["ours"],
+        predict_x_cache_dit=predicted["cache-dit"] / predicted["ours"],
         refresh_x_diffusers=refreshed["diffusers"] / refreshed["ours"],
+        refresh_x_cache_dit=refreshed["cache-dit"] / refreshed["ours"],
         bytes_of_diffusers=ours.bytes / held,
+        bytes_of_cache_dit=ours.bytes / held_by_dit,
     )
     benchmark.pedantic(lambda: ours.predict(weights), rounds=3)
-
-
-def _flux():
-    torch.manual_seed(0)
-    model = diffusers.FluxTransformer2DModel(
-        in_channels=64, num_layers=4, num_single_layers=8, attention_head_dim=64, num_attention_heads=8,
-        joint_attention_dim=256, pooled_projection_dim=256, axes_dims_rope=(16, 24, 24),
-    )  # fmt: skip
-    return model.eval().requires_grad_(False)
-
-
-def _inputs(t):
-    text, image = 64, 1024
-    return {
-        "hidden_states": torch.randn(1, image, 64, generator=torch.Generator().manual_seed(0)) * t,
-        "encoder_hidden_states": torch.randn(1, text, 256, generator=torch.Generator().manual_seed(1)),
-        "pooled_projections": torch.randn(1, 256, generator=torch.Generator().manual_seed(2)),
-        "timestep": torch.tensor([t]),
-        "img_ids": torch.zeros(image, 3),
-        "txt_ids": torch.zeros(text, 3),
-        "return_dict": False,
-    }
 
 
 STEPS, INTERVAL = 20, 5
 
 
-def _run(model):
-    run = Run()
-    for i in range(STEPS):
-        t = 1 - i / STEPS
-        with announce(StepContext(run, i, STEPS, t)):
-            model(**_inputs(t))
-
-
 @pytest.mark.parametrize("where", ["branches", "last_block"])
 def test_a_whole_run(benchmark, report, where):
     """FLUX's form with 4 + 8 blocks and 1088 tokens, float32, 20 steps."""
-    ours, theirs, plain = _flux(), _flux(), _flux()
+    ours, theirs, plain = flux(), flux(), flux()
     config = diffusers.TaylorSeerCacheConfig(
         cache_interval=INTERVAL, disable_cache_before_step=3, max_order=1, taylor_factors_dtype=torch.float32,
         use_lite_mode=where == "last_block",
     )  # fmt: skip
     theirs.enable_cache(config)
-    bare = _flux()
+    bare = flux()
     bare.transformer_blocks, bare.single_transformer_blocks = torch.nn.ModuleList(), torch.nn.ModuleList()
     sites = caching.branches(ours) if where == "branches" else caching.spans(ours, residual=False)
     when = caching.mask({0, 1, 2, 4, 9, 14, 19})  # when diffusers computes in full
@@ -114,16 +100,16 @@ def test_a_whole_run(benchmark, report, where):
 
     def run_theirs():
         with theirs.cache_context("run"):
-            _run(theirs)
+            run_flux(theirs, STEPS)
         theirs._reset_stateful_cache()
 
     with torch.no_grad(), cache:
         best = in_turns(
             {
-                "ours": lambda: _run(ours),
+                "ours": lambda: run_flux(ours, STEPS),
                 "diffusers": run_theirs,
-                "full step": lambda: plain(**_inputs(0.5)),
-                "no blocks": lambda: bare(**_inputs(0.5)),
+                "full step": lambda: plain(**flux_inputs(0.5)),
+                "no blocks": lambda: bare(**flux_inputs(0.5)),
             },
             seconds=60,
             fewest=3,
@@ -140,5 +126,62 @@ def test_a_whole_run(benchmark, report, where):
         x_diffusers=best["diffusers"] / best["ours"],
         over_least_percent=100 * (best["ours"] / least - 1),
         MiB=summary.peak_bytes / 2**20,
+    )
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+def test_first_block_beside_cache_dit(benchmark, report):
+    """The first block in every step, what the others add predicted in order 1: cache-dit's F1B0 with TaylorSeer."""
+    import cache_dit
+
+    full = {0, 1, 2, 4, 9, 14, 19}
+    ours, theirs = flux(), flux()
+    cache_dit.enable_cache(
+        theirs,
+        cache_config=cache_dit.DBCacheConfig(
+            Fn_compute_blocks=1, Bn_compute_blocks=0, num_inference_steps=STEPS, steps_computation_policy="static",
+            steps_computation_mask=[int(i in full) for i in range(STEPS)], enable_separate_cfg=False,
+        ),
+        calibrator_config=cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1),
+    )  # fmt: skip
+    cache = caching.attach(
+        "ours", ours, where=caching.spans(ours, first=1), when=caching.mask(full), how=caching.taylor(1)
+    )
+    with torch.no_grad(), cache:
+        best = in_turns(
+            {"ours": lambda: run_flux(ours, STEPS), "cache-dit": lambda: run_flux(theirs, STEPS)}, seconds=60, fewest=3
+        )
+    report(
+        "A run of 20 steps, FLUX with 4 + 8 blocks, first block computed, 7 full steps",
+        x_cache_dit=best["cache-dit"] / best["ours"],
+        MiB=cache.summary().peak_bytes / 2**20,
+    )
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+def test_deepcache_beside_its_authors(benchmark, report):
+    """DeepCache, every third step in full, on the form of Stable Diffusion's U-Net; the same outputs."""
+    from DeepCache import DeepCacheSDHelper
+
+    ours, theirs = unet(), unet()
+    scheduler = diffusers.DDIMScheduler()
+    scheduler.set_timesteps(12)
+    helper = DeepCacheSDHelper(SimpleNamespace(unet=theirs, scheduler=scheduler))
+    helper.set_params(cache_interval=3, cache_branch_id=0)
+    helper.enable()
+    x = torch.randn(1, 4, 32, 32)
+    text = torch.randn(1, 77, 192)
+
+    def run(model):
+        return [model(x * (1 + i / 12), t, text, return_dict=False)[0] for i, t in enumerate(scheduler.timesteps)]
+
+    with torch.no_grad(), caching.deepcache(ours, interval=3, steps=12) as cache:
+        for mine, other in zip(run(ours), run(theirs), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3)
+        best = in_turns({"ours": lambda: run(ours), "DeepCache": lambda: run(theirs)}, seconds=40, fewest=3)
+    report(
+        "DeepCache N = 3, 12 steps, Stable Diffusion's U-Net at a quarter of its width",
+        x_DeepCache=best["DeepCache"] / best["ours"],
+        full_steps=str(cache.summary().full_calls * 12 // cache.summary().calls),
     )
     benchmark.pedantic(lambda: None, rounds=1)

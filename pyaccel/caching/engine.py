@@ -302,6 +302,8 @@ class Cache:
                 weights = history.weights(session.position, how, session.weights)
             else:
                 weights = how.gauged(session.moment(rule), history.depth + 1)
+            if site.gated and adjust is None:
+                return functools.partial(history.storage.gated, weights)
             return history.predict(weights, adjust)
 
         return call

@@ -82,6 +82,10 @@ class Raw:
             leaves.append(leaf)
         return leaves
 
+    def gated(self, weights: list[float], residual: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        """residual + gate ⊙ Σ weights·features, of a feature that is one tensor."""
+        return ops.gated_combination(residual, gate, [f[0] for f in self.features[: len(weights)]], weights)
+
     @property
     def bytes(self) -> int:
         """Memory held."""
@@ -139,8 +143,7 @@ class Compact:
     def combined(self, weights: list[float], added: list | None = None) -> list:
         """As in :class:`Raw`."""
         older, leaves = self._older[: len(weights) - 1], []
-        if self.dtype != torch.bfloat16:  # over the newest and the differences
-            weights = list(accumulate(reversed(weights)))[::-1]
+        weights = self._of_kept(weights)
         for j, (leaf, dtype) in enumerate(zip(self._newest, self._dtypes, strict=True)):
             if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
                 extra = None if added is None else added[j]
@@ -150,6 +153,15 @@ class Compact:
                 leaf = leaf.clone()
             leaves.append(leaf)
         return leaves
+
+    def gated(self, weights: list[float], residual: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        """As in :class:`Raw`."""
+        kept = [self._newest[0], *(older[0] for older in self._older[: len(weights) - 1])]
+        return ops.gated_combination(residual, gate, kept, self._of_kept(weights))
+
+    def _of_kept(self, weights: list[float]) -> list[float]:
+        """The weights of the newest feature and the differences."""
+        return weights if self.dtype == torch.bfloat16 else list(accumulate(reversed(weights)))[::-1]
 
     @property
     def bytes(self) -> int:

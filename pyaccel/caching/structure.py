@@ -42,6 +42,7 @@ class Part:
     kind: str
     feeds: tuple[nn.Module, ...] = ()
     method: str = "forward"
+    gated: bool = False  # the caller adds gate and residual
 
 
 def parts(root: nn.Module, name: str = "", *, inside: bool = False) -> list[Part]:
@@ -89,7 +90,7 @@ def _walk(
 def _part(module: nn.Module, name: str) -> Part | None:
     if isinstance(module, GatedBranch):
         kind = "attention" if any(is_attention(m) for m in module.modules()) else "mlp"
-        return Part(name, module, kind, method="compute")
+        return Part(name, module, kind, method="compute", gated=True)
     if is_resnet(module):
         return Part(name, module, "resnet")
     if is_attention(module):

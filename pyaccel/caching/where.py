@@ -50,6 +50,8 @@ class Site:
         adjust: ``(step, tensor) -> tensor``, applied to what is predicted.
         verify: compute the site even where it is predicted, and hand the rule's ``verified(moment, error)`` the
             relative error Σ|predicted − computed|/Σ|computed|; where that says no, the whole call is done in full.
+        gated: whoever calls ``method`` takes, instead of a predicted tensor, a function ``(residual, gate)`` that gives
+            residual + gate ⊙ tensor, so that prediction, gate and residual are one pass over memory.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Site:
     probe: Probe | None = None
     adjust: Callable | None = None
     verify: bool = False
+    gated: bool = False
 
     def __post_init__(self):
         for module in (self.module, *self.feeds):
@@ -94,7 +97,7 @@ def branches(model_or_blocks: nn.Module | Iterable[nn.Module]) -> list[Site]:
         found = parts(roots[0], "", inside=True) if isinstance(roots[0], _CONTAINERS) else []
     if not found:
         raise ValueError(_unrecognised(roots))
-    return [Site(p.name, p.module, p.kind, p.feeds, p.method) for p in found]
+    return [Site(p.name, p.module, p.kind, p.feeds, p.method, gated=p.gated) for p in found]
 
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)

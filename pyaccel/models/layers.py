@@ -37,7 +37,8 @@ class Conditioning(nn.Module):
 class GatedBranch(nn.Module):
     """x + gate ⊙ f(LayerNorm(x)·(1 + scale) + shift): one adaLN-zero branch of a DiT block (Peebles & Xie 2023).
 
-    ``compute`` is the expensive part, which a feature cache replaces; ``forward`` adds it to the residual.
+    ``compute`` is the expensive part, which a feature cache replaces; ``forward`` adds it to the residual. A cache may
+    return a function ``(x, gate) -> x + gate ⊙ branch`` from it, which adds its prediction in the same pass.
     x is [B, tokens, width]; shift, scale and gate are [B, 1, width].
     """
 
@@ -51,4 +52,5 @@ class GatedBranch(nn.Module):
         return self.function(torch.addcmul(shift, self.norm(x), 1 + scale))
 
     def forward(self, x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-        return torch.addcmul(x, gate, self.compute(x, shift, scale))
+        branch = self.compute(x, shift, scale)
+        return torch.addcmul(x, gate, branch) if isinstance(branch, torch.Tensor) else branch(x, gate)

@@ -33,7 +33,7 @@ def test_variants_by_name_and_by_solver():
     assert chosen(None) == VARIANTS
     assert [v.name for v in chosen(["heun", "DDIM"])] == ["DDIM", "Heun"]
     assert {v.solver for v in chosen(["unipc"])} == {"unipc"}
-    assert len(chosen(["unipc"])) == 4
+    assert len(chosen(["unipc"])) == 7
     assert len({v.name for v in VARIANTS}) == len(VARIANTS)
     with pytest.raises(ValueError, match="did you mean 'heun'"):
         chosen(["huen"])
