@@ -123,16 +123,14 @@ def test_step_beside_k_diffusion(benchmark, report, case):
     measured(report, benchmark, case, plan, "k-diffusion", run)
 
 
-WIDE = {
-    "ddim": ("ddim", {}),
-    "dpmpp 2M": ("dpmpp", {"order": 2}),
-    "dpmpp 3M": ("dpmpp", {"order": 3}),
-    "unipc 3": ("unipc", {"order": 3}),
-    "deis 3": ("deis", {"order": 3}),
-    "heun": ("heun", {}),
-    "dpm 3": ("dpm", {"order": 3}),
-    "pndm": ("pndm", {}),
-    "dpmpp_sde 2M": ("dpmpp_sde", {}),
+NO_TABLE = ("dpm_adaptive",)
+STABLE_DIFFUSION = schedules.vp_discrete(schedules.scaled_linear_betas())
+WIDE = {name: (name, {}) for name in solvers.SOLVERS if name not in (*NO_TABLE, "flow_map")} | {
+    "dpmpp 3": ("dpmpp", {"order": 3}),
+    "dpmpp 2S": ("dpmpp", {"method": "singlestep"}),
+    "dpmpp_sde singlestep": ("dpmpp_sde", {"method": "singlestep"}),
+    "unipc 2 singlestep": ("unipc", {"order": 2, "method": "singlestep"}),
+    "ddim eta 1": ("ddim", {"eta": 1.0}),
 }
 
 
@@ -152,7 +150,7 @@ def test_bandwidth_of_a_step(benchmark, report, case):
     ceiling = backend._native.read_write_ceiling
 
     def run(plan):
-        return lambda: plan.sample(lambda x, t: output, noise, **more)
+        return lambda: plan.sample(lambda x, t, **_: output, noise, **more)
 
     with torch.no_grad():
         seconds = in_turns(
@@ -175,10 +173,15 @@ def test_bandwidth_of_a_step(benchmark, report, case):
     )
 
 
-def test_building(benchmark, report):
+@pytest.mark.parametrize("schedule", [schedules.vp_linear(), STABLE_DIFFUSION], ids=lambda s: s.name)
+@pytest.mark.parametrize("case", WIDE)
+def test_building(benchmark, report, case, schedule):
     """Milliseconds to build a plan of 1000 steps."""
-    schedule = schedules.vp_linear()
-    names = ("ddim", "dpmpp", "dpmpp_sde", "heun", "unipc", "deis", "lms", "sa_solver", "dpm", "rk4")
-    seconds = in_turns({n: lambda n=n: solvers.from_name(n)(schedule, 1000) for n in names}, seconds=2.0, fewest=3)
-    benchmark.pedantic(lambda: solvers.unipc(schedule, 1000), rounds=2, iterations=1)
-    report("a plan of 1000 steps, milliseconds", **{n: s * 1e3 for n, s in seconds.items()})
+    name, options = WIDE[case]
+
+    def build():
+        return solvers.from_name(name)(schedule, 1000, **options)
+
+    seconds = in_turns({"build": build}, seconds=0.5, fewest=3)["build"]
+    benchmark.pedantic(build, rounds=1, iterations=1)
+    report("a plan of 1000 steps", case=case, schedule=schedule.name, milliseconds=seconds * 1e3)
