@@ -1,6 +1,7 @@
 // What one instruction set offers: a function for each loop, compiled from the same sources (kernels.h).
 #pragma once
 
+#include "../adaln.h"
 #include "../blend.h"
 #include "../gated_combination.h"
 #include "../linear_combination.h"
@@ -37,6 +38,9 @@ struct CpuKernel {
   void (*l1_sums)(const RelativeL1&, int64_t begin, int64_t end, bool stream, double* sums);
   // quantize: rows [begin, end) of x and minus of any type but float64.
   void (*quantize_rows)(const Quantization&, int64_t begin, int64_t end);
+  // adaln: rows [begin, end), in float32, or in float64 where any operand is float64; scratch has room for four rows.
+  void (*adaln_f32)(const AdaLN&, int64_t begin, int64_t end, float* scratch);
+  void (*adaln_f64)(const AdaLN&, int64_t begin, int64_t end, double* scratch);
 };
 
 extern const CpuKernel kernel_baseline;

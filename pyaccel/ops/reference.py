@@ -127,6 +127,88 @@ def quantize(x: torch.Tensor, minus: torch.Tensor | None, dtype: torch.dtype) ->
     return (scaled.round() if dtype == torch.int8 else scaled.float()).to(dtype), scales
 
 
+def adaln(
+    x: torch.Tensor,
+    gate: torch.Tensor | None,
+    branch: torch.Tensor | None,
+    scale: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    rms: bool,
+    eps: float,
+) -> list[torch.Tensor]:
+    """[y], or with a branch [x + gate·branch, y]; y = norm(·)·(1 + scale) + shift of the last one before it.
+
+    norm is LayerNorm, or RMSNorm, with ``weight`` and ``bias``. All but x broadcast to x, whose dtype the results have.
+    """
+    acc = _of_operands(x, gate, branch, scale, shift, weight, bias)
+    results = []
+    if branch is not None:
+        product = branch.to(acc) if gate is None else gate.to(acc) * branch.to(acc)
+        x = (x.to(acc) + product).to(x.dtype)
+        results.append(x)
+    y, _ = _normed(x.to(acc), rms, eps)
+    if weight is not None:
+        y = y * weight.to(acc)
+    if bias is not None:
+        y = y + bias.to(acc)
+    if scale is not None:
+        y = y * (1 + scale.to(acc))
+    if shift is not None:
+        y = y + shift.to(acc)
+    return [*results, y.to(x.dtype)]
+
+
+def adaln_backward(
+    grads: Sequence[torch.Tensor | None],
+    x: torch.Tensor,
+    gate: torch.Tensor | None,
+    branch: torch.Tensor | None,
+    scale: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    rms: bool,
+    eps: float,
+) -> list[torch.Tensor | None]:
+    """The gradients of :func:`adaln` for x (or the residual), gate, branch, scale, shift, weight and bias.
+
+    ``x`` is what was normed: with a branch, the first result. A gradient is None where there is no operand.
+    """
+    acc = _of_operands(x, gate, branch, scale, shift, weight, bias)
+    g = (torch.zeros_like(x) if grads[-1] is None else grads[-1]).to(acc)
+    h, inverse = _normed(x.to(acc), rms, eps)
+    modulated = g if scale is None else g * (1 + scale.to(acc))
+    gh = modulated if weight is None else modulated * weight.to(acc)
+    dx = gh - h * (gh * h).mean(-1, keepdim=True)
+    if not rms:
+        dx = dx - gh.mean(-1, keepdim=True)
+    dx = dx * inverse
+    if branch is not None and grads[0] is not None:
+        dx = dx + grads[0].to(acc)
+    full = [dx, None, None, None, g, modulated * h, modulated]
+    if branch is not None:
+        full[1] = None if gate is None else dx * branch.to(acc)
+        full[2] = dx if gate is None else dx * gate.to(acc)
+    if scale is not None:
+        normed = h if weight is None else h * weight.to(acc)
+        full[3] = g * (normed if bias is None else normed + bias.to(acc))
+    operands = (x, gate, branch, scale, shift, weight, bias)
+    return [None if t is None else f.sum_to_size(t.shape).to(t.dtype) for f, t in zip(full, operands, strict=True)]
+
+
+def _of_operands(*tensors: torch.Tensor | None) -> torch.dtype:
+    return accumulator([t.dtype for t in tensors if t is not None])
+
+
+def _normed(x: torch.Tensor, rms: bool, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """x without its mean (unless ``rms``) over its deviation, and one over that, of the last dimension."""
+    centred = x if rms else x - x.mean(-1, keepdim=True)
+    inverse = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    return centred * inverse, inverse
+
+
 MASK = 0xFFFFFFFF
 
 
