@@ -56,6 +56,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("relative_l1", &relative_l1_tensors);
   m.def("quantize", &quantize_tensor);
   m.def("adaln", &adaln_tensors);
+  m.def("norm_rope", &norm_rope_tensor);
   m.def(
       "linear_combination",
       [](py::handle c, int64_t matrices, py::handle in, py::handle in_dtypes, py::handle out, py::handle out_dtypes,

@@ -260,9 +260,9 @@ def modulate_backward(
         store_row(sums, 3 * program + 2, width, lane, with_branch)
 
 
-def warps_of(block: int) -> int:
-    """Of a program that has a row in its registers."""
-    return max(1, min(MOST_WARPS, block // (32 * ELEMENTS)))
+def warps_of(elements: int) -> int:
+    """Of a program that has so many elements in its registers."""
+    return max(1, min(MOST_WARPS, elements // (32 * ELEMENTS)))
 
 
 def served(x: torch.Tensor) -> bool:
@@ -278,7 +278,7 @@ def forward(x, gate, branch, scale, shift, weight, bias, rms: bool, eps: float) 
     out = torch.empty_like(x)
     total = out if branch is None else torch.empty_like(x)
     operands = {"gate": gate, "branch": branch, "scale": scale, "shift": shift, "weight": weight, "bias": bias}
-    _launch(
+    _launch_rows(
         modulate,
         x.numel() // x.shape[-1],
         {"x": x, **operands, "total": total, "out": out, "width": x.shape[-1]},
@@ -299,7 +299,7 @@ def tangent(tangents, x, gate, branch, scale, shift, weight, bias, rms: bool, ep
     names = ("x", "gate", "branch", "scale", "shift", "weight", "bias")
     changes = {f"{name}_tangent": t for name, t in zip(names, tangents, strict=True)}
     flags = {name.upper(): t is not None for name, t in (operands | changes).items()}
-    _launch(
+    _launch_rows(
         modulate_tangent,
         x.numel() // x.shape[-1],
         {"x": x, **operands, **changes, "total_tangent": total, "out_tangent": out, "width": x.shape[-1]},
@@ -328,7 +328,7 @@ def backward(grads, x, gate, branch, scale, shift, weight, bias, rms: bool, eps:
     x_gradient = torch.empty_like(x)
     branch_gradient = None if branch is None else torch.empty_like(branch)
     operands = {"gate": gate, "branch": branch, "scale": scale, "weight": weight}
-    _launch(
+    _launch_rows(
         modulate_backward,
         programs,
         {
@@ -389,18 +389,23 @@ def sharing(shape, **shared: torch.Tensor | None) -> dict[str, int]:
     return arguments
 
 
-def _launch(kernel, programs: int, arguments: dict, sharing: dict, constants: dict) -> None:
-    """Runs ``kernel``; in the place of an operand that is absent it gets another tensor, which it does not read."""
+def launch(kernel, programs: int, elements: int, arguments: dict, constants: dict) -> None:
+    """Runs ``kernel``, whose programs hold so many elements.
+
+    In the place of an operand that is absent it gets another tensor, which it does not read.
+    """
     present = [t for t in arguments.values() if isinstance(t, torch.Tensor)]
     wide = torch.float64 in [t.dtype for t in present]
-    device, width = present[0].device, arguments["width"]
-    block = triton.next_power_of_2(width)
+    device = present[0].device
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         kernel[(programs,)](
             **{name: present[0] if value is None else value for name, value in arguments.items()},
-            **sharing,
             **constants,
             ACCUMULATOR=tl.float64 if wide else tl.float32,
-            BLOCK=block,
-            num_warps=warps_of(block),
+            num_warps=warps_of(elements),
         )
+
+
+def _launch_rows(kernel, programs: int, arguments: dict, sharing: dict, constants: dict) -> None:
+    block = triton.next_power_of_2(arguments["width"])
+    launch(kernel, programs, block, arguments | sharing, constants | {"BLOCK": block})

@@ -1,30 +1,11 @@
 // adaln over threads, by rows.
 #include "../adaln.h"
 
-#include <memory>
-
 #include "adaln_cpu.h"
 #include "parallel.h"
+#include "room.h"
 
 namespace pyaccel {
-namespace {
-
-// Room that begins a cache line.
-template <typename Real>
-class Room {
- public:
-  explicit Room(int64_t size) : bytes_(new char[size_t(size) * sizeof(Real) + 64]) {}
-  Real* data() {
-    const auto p = reinterpret_cast<uintptr_t>(bytes_.get());
-    return reinterpret_cast<Real*>((p + 63) / 64 * 64);
-  }
-
- private:
-  std::unique_ptr<char[]> bytes_;
-};
-
-}  // namespace
-
 void adaln_cpu(AdaLN job, const CpuKernel& kernel, int threads) {
   if (job.rows == 0 || job.width == 0) return;
   int64_t each = size_of(job.dtype) * (job.branch != nullptr ? 3 : 2);

@@ -6,6 +6,7 @@ from .blend import blend
 from .gated_combination import gated_combination
 from .linear_combination import Prepared, linear_combination, prepare
 from .noise import Noise, normal
+from .qk_norm_rope import qk_norm_rope
 from .quantize import Quantized, quantize
 from .relative_l1 import relative_l1
 from .threshold import threshold
@@ -15,5 +16,5 @@ DTYPES = tuple(CODES)
 
 __all__ = [
     "DTYPES", "Noise", "Prepared", "Quantized", "adaln_modulate", "blend", "gated_combination", "gated_residual_adaln",
-    "linear_combination", "normal", "prepare", "quantize", "relative_l1", "threshold",
+    "linear_combination", "normal", "prepare", "qk_norm_rope", "quantize", "relative_l1", "threshold",
 ]  # fmt: skip

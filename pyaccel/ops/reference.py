@@ -198,6 +198,75 @@ def adaln_backward(
     return [None if t is None else f.sum_to_size(t.shape).to(t.dtype) for f, t in zip(full, operands, strict=True)]
 
 
+def norm_rope(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    eps: float,
+    neighbours: bool,
+) -> torch.Tensor:
+    """RMSNorm of x [B, L, H, D], over H and D for a weight [H·D], else D; turned by cos and sin [B or 1, L, 1, D]."""
+    acc = _of_operands(x, weight, cos, sin)
+    y, _ = _heads_normed(x.to(acc), weight, eps)
+    y = y if weight is None else y * _of_heads(weight, x).to(acc)
+    if cos is not None:
+        y = y * cos.to(acc) + _turned(y, neighbours) * sin.to(acc)
+    return y.to(x.dtype)
+
+
+def norm_rope_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    eps: float,
+    neighbours: bool,
+) -> list[torch.Tensor | None]:
+    """The gradients of :func:`norm_rope` for x, weight, cos and sin; None where there is no operand."""
+    acc = _of_operands(x, weight, cos, sin)
+    g = grad.to(acc)
+    h, inverse = _heads_normed(x.to(acc), weight, eps)
+    weights = 1 if weight is None else _of_heads(weight, x).to(acc)
+    full = [None, None, g * h * weights, g * _turned(h * weights, neighbours)]
+    if cos is not None:
+        g = g * cos.to(acc) - _turned(g * sin.to(acc), neighbours)
+    gh = g * weights
+    over = (-2, -1) if _across(x, weight) else -1
+    full[0] = inverse * (gh - h * (gh * h).mean(over, keepdim=True))
+    grads = [full[0].to(x.dtype), None, None, None]
+    if weight is not None:
+        small = _of_heads(weight, x)
+        grads[1] = (g * h).sum_to_size(small.shape).reshape(weight.shape).to(weight.dtype)
+    for i, t in ((2, cos), (3, sin)):
+        if t is not None:
+            grads[i] = full[i].sum_to_size(t.shape).to(t.dtype)
+    return grads
+
+
+def _across(x: torch.Tensor, weight: torch.Tensor | None) -> bool:
+    return weight is not None and weight.shape[0] != x.shape[-1]
+
+
+def _of_heads(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return weight.reshape(x.shape[-2:]) if _across(x, weight) else weight
+
+
+def _heads_normed(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    inverse = torch.rsqrt(x.square().mean((-2, -1) if _across(x, weight) else -1, keepdim=True) + eps)
+    return x * inverse, inverse
+
+
+def _turned(y: torch.Tensor, neighbours: bool) -> torch.Tensor:
+    """Each pair (a, b) as (−b, a); turned twice it is the opposite, so its transpose is its opposite too."""
+    if neighbours:
+        a, b = y.unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.stack([-b, a], dim=-1).flatten(-2)
+    a, b = y.chunk(2, dim=-1)
+    return torch.cat([-b, a], dim=-1)
+
+
 def _of_operands(*tensors: torch.Tensor | None) -> torch.dtype:
     return accumulator([t.dtype for t in tensors if t is not None])
 
