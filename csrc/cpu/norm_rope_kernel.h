@@ -30,7 +30,8 @@ PYACCEL_HD void norm_group(const T* x, const Real* weight, int64_t count, double
 
 // One head in place. The compiler makes vectors of both loops.
 template <typename Real>
-PYACCEL_HD void turn_head(const Real* cos, const Real* sin, int64_t width, bool neighbours, Real* y) {
+PYACCEL_HD void turn_head(const Real* __restrict__ cos, const Real* __restrict__ sin, int64_t width, bool neighbours,
+                          Real* __restrict__ y) {
   const int64_t half = width / 2;
   if (neighbours) {
     for (int64_t i = 0; i < width; i += 2)

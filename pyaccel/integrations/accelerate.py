@@ -13,8 +13,7 @@ from torch import nn
 from .. import caching
 from ..names import look_up
 from . import parts
-from .blocks import recipe_of
-from .fusing import FusedBlocks
+from .fusing import FusedBlocks, recipe_of
 from .record import LikeCache, Link, Position, Record, erase, record_of, write
 from .report import Report, report
 

@@ -1,15 +1,12 @@
 """The transformer blocks of diffusers with fused norms: DiT, PixArt, SD3, FLUX, Wan, and the norms that others share.
 
-Each function below is the ``forward`` of a class of diffusers, written with ``ops.adaln_modulate`` and
-``ops.gated_residual_adaln``; it calls all submodules that the class calls but the plain norms. diffusers is not
-imported: a module is recognised by the name of its class, the arguments of its ``forward`` and its norms.
+Each function below is the ``forward`` of a class, written with ``ops.adaln_modulate`` and ``ops.gated_residual_adaln``;
+it calls all submodules that the class calls but the plain norms.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -17,62 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a class is fused: ``forward(module, ...)`` in place of its own, without calling its ``norms``.
-
-    ``arguments`` are those of the class's forward that it was written for; in place of an ``optional`` norm there may
-    be nn.Identity. ``forward`` returns NotImplemented, and has done nothing, for a call that it does not know.
-    """
-
-    forward: Callable
-    arguments: tuple[str, ...]
-    norms: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-
-    def why_not(self, module: nn.Module) -> str:
-        """Empty where ``module`` is as this was written for; otherwise what is not."""
-        if tuple(inspect.signature(type(module).forward).parameters)[1:] != self.arguments:
-            return "its forward has other arguments than in the version of diffusers that is known here"
-        return self.strange_norm(module)
-
-    def strange_norm(self, module: nn.Module) -> str:
-        """Empty where calling each norm is the same as its formula; costs little."""
-        for name in self.norms:
-            norm = getattr(module, name, None)
-            if norm is None:
-                continue
-            if _kind(norm) is None and not (name in self.optional and type(norm) is nn.Identity):
-                return f"its {name} is a {type(norm).__name__}, which is not known here"
-            attributes = vars(norm)
-            if "forward" in attributes or any(attributes.get(hooks) for hooks in _HOOKS):
-                return f"its {name} has a hook or a forward of its own"
-        return ""
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def recipe_of(module: nn.Module) -> Recipe | None:
-    """The recipe for the class of ``module``, of which no subclass is served."""
-    kind = vars(module).get("norm_type")
-    return RECIPES.get(_name(type(module)) + (f"/{kind}" if kind else ""))
-
-
-def _kind(norm: nn.Module) -> str | None:
-    """The name of a norm over the last dimension in :mod:`pyaccel.ops`, or None for one that is not known."""
-    if type(norm) is nn.LayerNorm or _name(type(norm)) == "diffusers.models.normalization.FP32LayerNorm":
-        return "layer" if len(norm.normalized_shape) == 1 else None
-    if _name(type(norm)) == "diffusers.models.normalization.RMSNorm":
-        return "rms" if len(norm.dim) == 1 else None
-    return None
-
-
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
+from .recipe import Recipe, kind_of
 
 # ---- steps ----------------------------------------------------------------------------------------------------------
 
@@ -93,7 +35,7 @@ def _row(t: Tensor | None) -> Tensor | None:
 
 
 def _options(norm: nn.Module) -> dict[str, Any]:
-    return {"weight": norm.weight, "bias": getattr(norm, "bias", None), "norm": _kind(norm), "eps": norm.eps}
+    return {"weight": norm.weight, "bias": getattr(norm, "bias", None), "norm": kind_of(norm), "eps": norm.eps}
 
 
 def _modulated(norm: nn.Module, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
@@ -154,10 +96,14 @@ def _continuous(norm, x, conditioning_embedding):
 # ---- blocks ---------------------------------------------------------------------------------------------------------
 
 
+def _unfit_block(block) -> str:
+    if block._chunk_size is not None:
+        return "its feed-forward is done in chunks"
+    return "it embeds positions" if getattr(block, "pos_embed", None) is not None else ""
+
+
 def _joint(block, hidden_states, encoder_hidden_states, temb, joint_attention_kwargs=None):
     """JointTransformerBlock, of SD3."""
-    if block._chunk_size is not None:
-        return NotImplemented
     x, context, options = hidden_states, encoder_hidden_states, joint_attention_kwargs or {}
     h, gate, shift_mlp, scale_mlp, gate_mlp, *second = block.norm1(x, emb=temb)
     if block.context_pre_only:
@@ -216,7 +162,7 @@ def _basic(
 ):
     """BasicTransformerBlock where the time modulates it: of DiT ("ada_norm_zero") and PixArt ("ada_norm_single")."""
     options, x = dict(cross_attention_kwargs or {}), hidden_states
-    if block._chunk_size is not None or block.pos_embed is not None or x.dim() != 3 or "gligen" in options:
+    if x.dim() != 3 or "gligen" in options:
         return NotImplemented
     zero = block.norm_type == "ada_norm_zero"
     if zero:
@@ -260,10 +206,12 @@ def _wan(block, hidden_states, encoder_hidden_states, temb, rotary_emb):
     return ops.gated_combination(x, _row(c_gate), [block.ffn(h)], [1.0])
 
 
+# ---- all of them ---------------------------------------------------------------------------------------------------
+
 _ROTARY = ("hidden_states", "encoder_hidden_states", "temb", "image_rotary_emb", "joint_attention_kwargs")
 _BASIC = tuple(inspect.signature(_basic).parameters)[1:]
 
-RECIPES = {
+BLOCKS = {
     "diffusers.models.normalization.AdaLayerNormZero": Recipe(
         _zero, ("x", "timestep", "class_labels", "hidden_dtype", "emb"), ("norm",)
     ),
@@ -276,6 +224,7 @@ RECIPES = {
         _joint,
         ("hidden_states", "encoder_hidden_states", "temb", "joint_attention_kwargs"),
         ("norm2", "norm2_context"),
+        unfit=_unfit_block,
     ),
     "diffusers.models.transformers.transformer_flux.FluxTransformerBlock": Recipe(
         _flux, _ROTARY, ("norm2", "norm2_context")
@@ -284,6 +233,10 @@ RECIPES = {
     "diffusers.models.transformers.transformer_wan.WanTransformerBlock": Recipe(
         _wan, ("hidden_states", "encoder_hidden_states", "temb", "rotary_emb"), ("norm1", "norm2", "norm3"), ("norm2",)
     ),
-    "diffusers.models.attention.BasicTransformerBlock/ada_norm_zero": Recipe(_basic, _BASIC, ("norm2", "norm3")),
-    "diffusers.models.attention.BasicTransformerBlock/ada_norm_single": Recipe(_basic, _BASIC, ("norm1", "norm2")),
+    "diffusers.models.attention.BasicTransformerBlock/ada_norm_zero": Recipe(
+        _basic, _BASIC, ("norm2", "norm3"), unfit=_unfit_block
+    ),
+    "diffusers.models.attention.BasicTransformerBlock/ada_norm_single": Recipe(
+        _basic, _BASIC, ("norm1", "norm2"), unfit=_unfit_block
+    ),
 }

@@ -7,12 +7,23 @@ from collections import Counter
 from torch import nn
 
 from ..caching.patching import Patch
-from .blocks import Recipe, recipe_of
+from .attention import ATTENTION
+from .blocks import BLOCKS
+from .recipe import Recipe, name_of
 from .record import inside_of_hooks
+
+RECIPES = BLOCKS | ATTENTION
+"""By the full name of the class, and for some the kind of their norms."""
+
+
+def recipe_of(module: nn.Module) -> Recipe | None:
+    """The recipe for the class of ``module``, of which no subclass is served."""
+    kind = vars(module).get("norm_type")
+    return RECIPES.get(name_of(type(module)) + (f"/{kind}" if kind else ""))
 
 
 class FusedBlocks:
-    """Replaces the ``forward`` of every block of ``model`` that :mod:`.blocks` knows, with the same result to rounding.
+    """Replaces the ``forward`` of every block of ``model`` of a class that is known, with the same result to rounding.
 
     A block that is not as it was when its recipe was written, or to whose norms somebody has put hooks, is left alone;
     :meth:`rows` says so. Copies of the model have the blocks of their classes.
@@ -49,7 +60,7 @@ class FusedBlocks:
         """(what, with which result): the modules that are fused, and those that are not, by the reason."""
         fused, left = Counter(), dict(self._left)
         for name, (patch, recipe) in self._patches.items():
-            why = recipe.strange_norm(patch.module)
+            why = recipe.strange(patch.module)
             if not why and not patch.in_place():
                 why = "its forward was replaced"
             if why:
@@ -62,7 +73,7 @@ class FusedBlocks:
 
 def _call(module: nn.Module, recipe: Recipe):
     def call(original, args: tuple, kwargs: dict):
-        result = NotImplemented if recipe.strange_norm(module) else recipe.forward(module, *args, **kwargs)
+        result = NotImplemented if recipe.strange(module) else recipe.forward(module, *args, **kwargs)
         return original(*args, **kwargs) if result is NotImplemented else result
 
     return call

@@ -97,23 +97,25 @@ def dit():
     }  # fmt: skip
 
 
+WAN = {"WanTransformerBlock": 2, "WanAttention": 4}
 MODELS = {
-    "dit": (dit, {"BasicTransformerBlock": 2, "AdaLayerNormZero": 2}, (2, 2)),
-    "pixart": (pixart, {"BasicTransformerBlock": 2}, (2, 2)),
+    "dit": (dit, {"BasicTransformerBlock": 2, "AdaLayerNormZero": 2}, (2, 2, 0)),
+    "pixart": (pixart, {"BasicTransformerBlock": 2}, (2, 2, 0)),
     "sd3.5": (
         sd35,
         {"JointTransformerBlock": 3, "SD35AdaLayerNormZeroX": 2, "AdaLayerNormZero": 3, "AdaLayerNormContinuous": 2},
-        (9, 5),
+        (9, 5, 0),
     ),
     "flux": (
         flux,
         {"FluxTransformerBlock": 2, "FluxSingleTransformerBlock": 2, "AdaLayerNormZero": 4, "AdaLayerNormZeroSingle": 2,
+         "FluxAttention": 4,
          "AdaLayerNormContinuous": 1},
-        (7, 4),
+        (7, 4, 6),
     ),
-    "wan": (wan, {"WanTransformerBlock": 2}, (2, 4)),
-    "wan, no norm before cross-attention": (lambda: wan(cross_attn_norm=False), {"WanTransformerBlock": 2}, (2, 2)),
-    "wan, a time for each token": (lambda: wan(times_of_tokens=True), {"WanTransformerBlock": 2}, (2, 4)),
+    "wan": (wan, WAN, (2, 4, 4)),
+    "wan, no norm before cross-attention": (lambda: wan(cross_attn_norm=False), WAN, (2, 2, 4)),
+    "wan, a time for each token": (lambda: wan(times_of_tokens=True), WAN, (2, 4, 4)),
 }  # fmt: skip
 
 
@@ -121,7 +123,7 @@ MODELS = {
 def calls(monkeypatch):
     """Counts the calls of the fused operations."""
     counts = Counter()
-    for name in ("adaln_modulate", "gated_residual_adaln"):
+    for name in ("adaln_modulate", "gated_residual_adaln", "qk_norm_rope"):
 
         def counted(original, name, *args, **options):
             counts[name] += 1
@@ -144,7 +146,7 @@ def fused_counts(thing) -> dict[str, int]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_block_gives_what_it_gave(name, dtype, calls):
-    make, expected, (modulated, gated) = MODELS[name]
+    make, expected, (modulated, gated, turned) = MODELS[name]
     torch.manual_seed(0)
     model, shape, inputs = make()
     model = nonzero(model)
@@ -156,7 +158,7 @@ def test_every_block_gives_what_it_gave(name, dtype, calls):
     found = model(**inputs(x.to(dtype)))[0]
     assert found.dtype is plain.dtype
     assert fused_counts(model) == expected
-    assert calls == {"adaln_modulate": modulated, "gated_residual_adaln": gated}
+    assert calls == Counter(adaln_modulate=modulated, gated_residual_adaln=gated, qk_norm_rope=turned)
     assert [row.what for row in pyaccel.summary(model).rows] == ["fused blocks"]
     size = right.abs().max()
     if dtype in (torch.float32, torch.float64):
@@ -312,7 +314,7 @@ def test_hooks_on_norms_are_still_called(before):
     assert near(model(**inputs(x))[0], plain, 2e-6)
     assert len(seen) == 1
     assert left(model) == ["blocks.1 (WanTransformerBlock): its norm3 has a hook or a forward of its own"]
-    assert fused_counts(model) == {"WanTransformerBlock": 1}
+    assert fused_counts(model) == {"WanTransformerBlock": 1, "WanAttention": 4}
     handle.remove()
     if not before:
         assert left(model) == []
@@ -353,6 +355,28 @@ def test_calls_that_the_fused_forward_does_not_know(calls):
     assert near(model(**inputs(x))[0], plain, 2e-6)
     assert calls["gated_residual_adaln"] == 0
     assert calls["adaln_modulate"] == 9
+
+
+def test_attention_with_fused_projections_or_another_processor(calls):
+    class Processor(diffusers.models.transformers.transformer_flux.FluxAttnProcessor):
+        pass
+
+    model, shape, inputs = flux()
+    model, x = nonzero(model), numbers(*shape)
+    model.transformer_blocks[0].attn.set_processor(Processor())
+    model.transformer_blocks[1].attn.fuse_projections()
+    plain = model(**inputs(x))[0]
+    pyaccel.accelerate(model, fuse=True)
+    assert near(model(**inputs(x))[0], plain, 2e-6)
+    assert calls["qk_norm_rope"] == 2
+    assert left(model) == [
+        "transformer_blocks.0.attn (FluxAttention): its processor is a Processor",
+        "transformer_blocks.1.attn (FluxAttention): its projections are fused",
+    ]
+    model.single_transformer_blocks[0].attn.fuse_projections()  # and afterwards
+    assert near(model(**inputs(x))[0], plain, 2e-6)
+    assert len(left(model)) == 2
+    assert "and 1 more" in left(model)[1]
 
 
 def test_modulations_wider_than_the_hidden_states_keep_torchs_dtypes():
