@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "adaln_calls.h"
 #include "caching_calls.h"
 #include "cpu/ceiling.h"
 #include "epilogue_calls.h"
@@ -54,6 +55,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("gated_combination", &gated_combination_tensors);
   m.def("relative_l1", &relative_l1_tensors);
   m.def("quantize", &quantize_tensor);
+  m.def("adaln", &adaln_tensors);
+  m.def("norm_rope", &norm_rope_tensor);
   m.def(
       "linear_combination",
       [](py::handle c, int64_t matrices, py::handle in, py::handle in_dtypes, py::handle out, py::handle out_dtypes,

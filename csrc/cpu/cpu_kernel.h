@@ -1,9 +1,11 @@
 // What one instruction set offers: a function for each loop, compiled from the same sources (kernels.h).
 #pragma once
 
+#include "../adaln.h"
 #include "../blend.h"
 #include "../gated_combination.h"
 #include "../linear_combination.h"
+#include "../norm_rope.h"
 #include "../quantize.h"
 #include "../relative_l1.h"
 #include "../threshold.h"
@@ -37,6 +39,12 @@ struct CpuKernel {
   void (*l1_sums)(const RelativeL1&, int64_t begin, int64_t end, bool stream, double* sums);
   // quantize: rows [begin, end) of x and minus of any type but float64.
   void (*quantize_rows)(const Quantization&, int64_t begin, int64_t end);
+  // adaln: rows [begin, end), in float32, or in float64 where any operand is float64; scratch has room for four rows.
+  void (*adaln_f32)(const AdaLN&, int64_t begin, int64_t end, float* scratch);
+  void (*adaln_f64)(const AdaLN&, int64_t begin, int64_t end, double* scratch);
+  // norm_rope: tokens [begin, end), likewise; scratch has room for two tokens and two heads.
+  void (*norm_rope_f32)(const NormRope&, int64_t begin, int64_t end, float* scratch);
+  void (*norm_rope_f64)(const NormRope&, int64_t begin, int64_t end, double* scratch);
 };
 
 extern const CpuKernel kernel_baseline;

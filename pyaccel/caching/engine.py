@@ -84,7 +84,7 @@ class Cache:
         if not self.where:
             raise ValueError(f"{self.method}: where= is empty; give at least one caching.Site")
         for module, method in ((self.model, "forward"), *((s.module, s.method) for s in self.where)):
-            if patched_by(module, method) is not None:
+            if patched_by(module, Cache, method) is not None:
                 raise ValueError(f"this {type(module).__name__} already has a cache; detach it or leave its with-block")
         where = places(self.model)
         patch = functools.partial(self._patch, where)

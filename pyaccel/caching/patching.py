@@ -69,10 +69,10 @@ class Patch:
                     setattr(reference, name, self.original)
 
 
-def patched_by(module: nn.Module, method: str = "forward") -> Any:
-    """The owner of the living patch on ``module``, or None."""
+def patched_by(module: nn.Module, kind: type, method: str = "forward") -> Any:
+    """The owner, of this kind, of a living patch on ``module``, or None."""
     for link in (*_chain(module.__dict__.get(method)), *_chain(module.__dict__.get("_old_forward"))):
-        if isinstance(link, Patch) and link.owner is not None:
+        if isinstance(link, Patch) and isinstance(link.owner, kind):
             return link.owner
     return None
 

@@ -13,6 +13,7 @@ from torch import nn
 from .. import caching
 from ..names import look_up
 from . import parts
+from .fusing import FusedBlocks, recipe_of
 from .record import LikeCache, Link, Position, Record, erase, record_of, write
 from .report import Report, report
 
@@ -25,6 +26,7 @@ def accelerate(
     *,
     cache: str | caching.Cache | Callable[..., caching.Cache] | None = None,
     scheduler: bool = True,
+    fuse: bool = False,
     **cache_options,
 ) -> T:
     """Makes a pipeline of diffusers, or a model, sample faster, in place, until :func:`restore`.
@@ -35,15 +37,18 @@ def accelerate(
             ``cache``, each of its denoising models gets a feature cache that follows the scheduler. Or a bare
             ``torch.nn.Module``, which gets a cache.
         cache: a name in :data:`pyaccel.caching.CACHES`, a Cache made for the model, or a function from a model and
-            ``cache_options`` to a Cache. A pipeline has none by default, a bare model ``"auto"``.
+            ``cache_options`` to a Cache. A pipeline has none by default; a bare model has ``"auto"``, or none where
+            its blocks are fused.
         scheduler: whether schedulers are fused.
+        fuse: whether the norms, modulations and gates of the transformer blocks of diffusers that are known (those of
+            DiT, PixArt, SD3, FLUX and Wan) are done in one pass each; the result is the same to rounding.
         cache_options: of the cache, such as ``interval=4``.
 
     Returns ``pipe_or_model`` itself.
 
-    Raises ValueError for what is accelerated already, for a cache that is not known and for models in which it finds
-    no place; TypeError for options that it does not have and for anything but pipelines and modules. Then nothing has
-    been changed.
+    Raises ValueError for what is accelerated already, for a cache that is not known, for models in which it finds no
+    place, and where ``fuse`` finds no block of a class that is known; TypeError for options that a cache does not have
+    and for anything but pipelines and modules. Then nothing has been changed.
     """
     if record_of(pipe_or_model) is not None:
         raise ValueError(
@@ -56,27 +61,29 @@ def accelerate(
             f"expected a pipeline (an object with a scheduler, which has step and set_timesteps, and with models) or "
             f"a torch.nn.Module, got {_name(pipe_or_model)}"
         )
-    if not is_pipeline and cache is None:
+    if not is_pipeline and cache is None and not fuse:
         cache = _FOR_MODELS
     if cache is None and cache_options:
         raise TypeError(
             f"{', '.join(cache_options)}: options of a cache, but there is none; name it, as in cache='{_FOR_MODELS}'"
         )
-    if cache is None and not scheduler:
-        raise ValueError("nothing to do: scheduler=False, and no cache is named")
+    if cache is None and not scheduler and not fuse:
+        raise ValueError("nothing to do: scheduler=False, fuse=False, and no cache is named")
 
     owner = Link(pipe_or_model)
     record = Record(owner, is_pipeline)
     models = parts.denoisers(pipe_or_model) if is_pipeline else {"": parts.unwrapped(pipe_or_model)}
     if cache is not None:
         record.caches, record.makers, record.refused = _made(cache, cache_options, models)
+    if fuse:
+        record.blocks = _fusable(models)
     schedulers = parts.schedulers(pipe_or_model) if is_pipeline else {}
     if schedulers and scheduler:
-        from .diffusers import fuse
+        from .diffusers import fuse as fuse_scheduler
 
         for name, original in schedulers.items():
             try:
-                fused = fuse(original)
+                fused = fuse_scheduler(original)
             except TypeError as error:  # its step has another interface
                 if cache is None and len(schedulers) == 1:
                     raise
@@ -162,6 +169,12 @@ def _made(cache: Any, options: dict, models: dict[str, nn.Module]) -> tuple[dict
     if not caches:
         raise errors[0]
     return caches, dict.fromkeys(caches, make), refused
+
+
+def _fusable(models: dict[str, nn.Module]) -> dict[str, FusedBlocks]:
+    """The blocks of those models that have any of a class that is known; if none has, those of all, which then tell."""
+    known = {name: model for name, model in models.items() if any(map(recipe_of, model.modules()))}
+    return {name: FusedBlocks(model) for name, model in (known or models).items()}
 
 
 def _place(cache: caching.Cache, models: dict[str, nn.Module]) -> str:

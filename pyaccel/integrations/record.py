@@ -67,8 +67,8 @@ class Record:
 
     ``schedulers`` are (original, fused) by name. ``caches`` are those on the models, by name of the model, and
     ``makers`` make each of them anew: a copy of a model is an uncached one, so the record of a copied pipeline puts
-    new caches on the copied models. A copy of a bare model has no record. ``refused`` says why a model has no cache or
-    a scheduler is not fused.
+    new caches on the copied models, and fuses their ``blocks`` again. A copy of a bare model has no record.
+    ``refused`` says why a model has no cache or a scheduler is not fused.
     """
 
     owner: Link
@@ -77,11 +77,15 @@ class Record:
     caches: dict[str, Any] = field(default_factory=dict)
     makers: dict[str, Callable[[nn.Module], Any]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    blocks: dict[str, Any] = field(default_factory=dict)
     position: Position | None = None
 
     def attach(self) -> None:
-        """Puts every cache on its model; all of them or, after an error, none."""
+        """Fuses the blocks and puts every cache on its model, outside of them; all or, after an error, nothing."""
         with contextlib.ExitStack() as undo:
+            for blocks in self.blocks.values():
+                blocks.attach()
+                undo.callback(blocks.detach)
             for cache in self.caches.values():
                 with inside_of_hooks(cache.model):
                     cache.attach()
@@ -95,6 +99,8 @@ class Record:
             if cache.attached:
                 cache.follow(None)
                 cache.detach()
+        for blocks in reversed(self.blocks.values()):
+            blocks.detach()
 
     def __reduce_ex__(self, protocol):
         # None for a bare model: it is not there as a whole while its attributes are being copied.
@@ -102,12 +108,13 @@ class Record:
 
     def __getstate__(self) -> dict:
         models = {name: (cache.model, cache.attached) for name, cache in self.caches.items()}
-        return vars(self) | {"caches": models}
+        return vars(self) | {"caches": models, "blocks": {name: (b.model, type(b)) for name, b in self.blocks.items()}}
 
     def __setstate__(self, state: dict) -> None:
         models = state["caches"]
         vars(self).update(state)
         self.caches = {name: self.makers[name](model) for name, (model, attached) in models.items() if attached}
+        self.blocks = {name: make(model) for name, (model, make) in state["blocks"].items()}
         self.attach()
 
 

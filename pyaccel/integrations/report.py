@@ -48,6 +48,8 @@ class Report:
 def report(thing: Any, record: Record) -> Report:
     """The summary of ``thing``, which has this record."""
     rows = [_scheduler_row(thing, name, fused) for name, (_, fused) in record.schedulers.items()]
+    for name, blocks in record.blocks.items():
+        rows += [Row(name or type(thing).__name__, what, done) for what, done in blocks.rows()]
     rows += [_cache_row(name or type(thing).__name__, made) for name, made in record.caches.items()]
     rows += [
         Row(name, "not fused" if is_scheduler(getattr(thing, name, None)) else "no cache", why)

@@ -82,6 +82,8 @@ def fast_bfloat16() -> bool:
 # says "transformed": then every call goes through the formula, slower but never wrong.
 forward_level = forward_ad if hasattr(forward_ad, "_current_level") else SimpleNamespace(_current_level=0)
 peek_functorch = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: True)
+functorch_stack = getattr(getattr(torch._C, "_functorch", None), "get_interpreter_stack", lambda: [None] * 2)
+is_wrapped = getattr(getattr(torch._C, "_functorch", None), "is_gradtrackingtensor", lambda _: False)
 count_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 
 
@@ -99,8 +101,40 @@ def plain() -> bool:
 
 
 def forward_mode() -> bool:
-    """True inside forward-mode differentiation, under torch.compile too."""
-    return forward_level._current_level >= 0
+    """True inside forward-mode differentiation and, under torch.compile, inside any transform of torch.func."""
+    return forward_level._current_level >= 0 or (torch.compiler.is_compiling() and _transformed_where_traced())
+
+
+@torch.compiler.assume_constant_result
+def _transformed_where_traced() -> bool:
+    """Of the place where torch.compile is now: of an attribute that it has read it remembers the first value."""
+    return forward_level._current_level >= 0 or peek_functorch() is not None
+
+
+def only_forward_mode(tensors) -> bool:
+    """Within forward mode: whether there is one level of it, and no gradients, other transform, mode or torch.compile.
+
+    Then a torch.autograd.Function with a ``jvp`` is handed tensors whose data a kernel may read.
+    """
+    if torch.compiler.is_compiling() or not private_names_work() or count_modes() or forward_level._current_level:
+        return False
+    levels = functorch_stack() or []
+    if [str(level.key()) for level in levels] not in ([], ["TransformType.Jvp"]):
+        return False
+    # Within torch.func.jvp a tensor does not say whether the one that it stands for requires gradients.
+    return not (torch.is_grad_enabled() and any(unwrapped(t).requires_grad for t in tensors))
+
+
+def untransformed():
+    """Within this context torch.func's transforms are not there; tensors made here are plain ones."""
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    return temporarily_clear_interpreter_stack()
+
+
+def unwrapped(t: torch.Tensor) -> torch.Tensor:
+    """The tensor that ``t`` stands for within torch.func.jvp; ``t`` itself where it is no wrapper."""
+    return torch._C._functorch.get_unwrapped(t) if is_wrapped(t) else t
 
 
 @cache
@@ -128,7 +162,8 @@ def private_names_work() -> bool:
 
 def native_first() -> bool:
     """Whether a call may go straight to a native kernel: it is there and not forbidden, and torch's inside is known."""
-    return _native is not None and forced() in (None, "native") and private_names_work()
+    # First, as this is asked where nothing is transformed, when a module is imported.
+    return private_names_work() and _native is not None and forced() in (None, "native")
 
 
 def describe() -> list[tuple[str, str]]:

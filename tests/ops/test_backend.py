@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from pyaccel import ops
 from pyaccel.ops import backend
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -120,3 +121,16 @@ def test_native_module_refuses_what_it_cannot_check_away():
         bad[place] = wrong
         with pytest.raises(error):
             backend._native.linear_combination(*bad)
+
+
+def test_compiled_calls_outside_and_inside_of_forward_mode():
+    """torch.compile reads an attribute once; a tangent must not vanish because of a call before it."""
+
+    def f(x):
+        plain = ops.linear_combination([x], [[2.0]])[0]
+        return plain, torch.func.jvp(lambda x: ops.linear_combination([x], [[3.0]])[0], (x,), (torch.ones_like(x),))[1]
+
+    torch.compiler.reset()
+    plain, tangent = torch.compile(f, fullgraph=True, backend="aot_eager")(torch.ones(4))
+    assert plain.tolist() == [2.0] * 4
+    assert tangent.tolist() == [3.0] * 4

@@ -59,7 +59,7 @@ def compiled(capability, inputs, outputs, *, accumulator="fp32", first=True, one
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
-def compiled_kernel(kernel, pointers, constants, divisible, capability):
+def compiled_kernel(kernel, pointers, constants, divisible, capability, warps=module.WARPS):
     """``kernel`` for ``pointers`` (tuples of them too) and sizes named ``divisible`` that 16 divides.
 
     All other arguments are 32-bit integers.
@@ -75,7 +75,7 @@ def compiled_kernel(kernel, pointers, constants, divisible, capability):
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={place: [["tt.divisibility", 16]] for place in places},
     )
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": module.WARPS})
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
 
 
 def dump(kernel, folder, what):
