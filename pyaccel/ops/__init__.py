@@ -1,5 +1,6 @@
 """The engine: public operations, each with one contract and an implementation per backend (see :mod:`.backend`)."""
 
+from .attention import attention, attention_jvp
 from .backend import CODES
 from .blend import blend
 from .gated_combination import gated_combination
@@ -13,6 +14,6 @@ DTYPES = tuple(CODES)
 """Element types that the operations take."""
 
 __all__ = [
-    "DTYPES", "Noise", "Prepared", "Quantized", "blend", "gated_combination", "linear_combination", "normal", "prepare",
-    "quantize", "relative_l1", "threshold",
+    "DTYPES", "Noise", "Prepared", "Quantized", "attention", "attention_jvp", "blend", "gated_combination",
+    "linear_combination", "normal", "prepare", "quantize", "relative_l1", "threshold",
 ]  # fmt: skip
