@@ -1,6 +1,7 @@
 """The engine: public operations, each with one contract and an implementation per backend (see :mod:`.backend`)."""
 
 from .adaln import adaln_modulate, gated_residual_adaln
+from .attention import attention, attention_jvp
 from .backend import CODES
 from .blend import blend
 from .gated_combination import gated_combination
@@ -15,6 +16,7 @@ DTYPES = tuple(CODES)
 """Element types that the operations take."""
 
 __all__ = [
-    "DTYPES", "Noise", "Prepared", "Quantized", "adaln_modulate", "blend", "gated_combination", "gated_residual_adaln",
-    "linear_combination", "normal", "prepare", "qk_norm_rope", "quantize", "relative_l1", "threshold",
+    "DTYPES", "Noise", "Prepared", "Quantized", "adaln_modulate", "attention", "attention_jvp", "blend",
+    "gated_combination", "gated_residual_adaln", "linear_combination", "normal", "prepare", "qk_norm_rope", "quantize",
+    "relative_l1", "threshold",
 ]  # fmt: skip

@@ -137,6 +137,14 @@ def unwrapped(t: torch.Tensor) -> torch.Tensor:
     return torch._C._functorch.get_unwrapped(t) if is_wrapped(t) else t
 
 
+def tangents_visible() -> bool:
+    """Whether ``forward_ad.unpack_dual`` shows the tangents of forward mode, as in no vmap or grad inside of it."""
+    if not private_names_work():
+        return False
+    innermost = peek_functorch()
+    return innermost is None or innermost.key() == torch._C._functorch.TransformType.Jvp
+
+
 @cache
 def private_names_work() -> bool:
     """Whether the private names of torch that :func:`transformed` reads are there and mean what they meant.

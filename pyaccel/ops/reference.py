@@ -278,6 +278,55 @@ def _normed(x: torch.Tensor, rms: bool, eps: float) -> tuple[torch.Tensor, torch
     return centred * inverse, inverse
 
 
+def excluded(causal: bool, key_padding: torch.Tensor | None, rows: range, keys: int, device) -> torch.Tensor | None:
+    """True, in a shape that broadcasts to [B, H, rows, keys], where attention leaves a key out; None if nowhere."""
+    mask = None
+    if causal:
+        row = torch.arange(rows.start, rows.stop, device=device)
+        mask = torch.arange(keys, device=device) > row[:, None]
+    if key_padding is not None:
+        padded = key_padding[:, None, None, :keys]
+        mask = padded if mask is None else padded | mask
+    return mask
+
+
+def weights(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """softmax(scores) over the last dimension, 0 where the mask is True, also in rows where it is True everywhere."""
+    if mask is None:
+        return scores.softmax(-1)
+    # The smallest number in place of −∞, which would make NaN of such a row, in derivatives too.
+    return scores.masked_fill(mask, torch.finfo(scores.dtype).min).softmax(-1).masked_fill(mask, 0.0)
+
+
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, key_padding: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """softmax(scale·q kᵀ) v [B, H, L, D], without the keys that :func:`excluded` names."""
+    wide = [t.to(accumulator([q.dtype])) for t in (q, k, v)]
+    mask = excluded(causal, key_padding, range(q.shape[-2]), k.shape[-2], q.device)
+    p = weights(scale * wide[0] @ wide[1].mT, mask)
+    return (p @ wide[2]).to(q.dtype)
+
+
+def attention_jvp(
+    primals: Sequence[torch.Tensor],
+    tangents: Sequence[torch.Tensor | None],
+    causal: bool,
+    key_padding: torch.Tensor | None,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`attention` of primals (q, k, v) and its derivative along the tangents, of which None is zero."""
+    dtype = primals[0].dtype
+    acc = accumulator([dtype])
+    q, k, v = (t.to(acc) for t in primals)
+    dq, dk, dv = (torch.zeros_like(t) if d is None else d.to(acc) for t, d in zip((q, k, v), tangents, strict=True))
+    p = weights(scale * q @ k.mT, excluded(causal, key_padding, range(q.shape[-2]), k.shape[-2], q.device))
+    p_ds = p * (scale * (dq @ k.mT + q @ dk.mT))
+    out = p @ v
+    tangent = p_ds @ v - p_ds.sum(-1, keepdim=True) * out + p @ dv
+    return out.to(dtype), tangent.to(dtype)
+
+
 MASK = 0xFFFFFFFF
 
 

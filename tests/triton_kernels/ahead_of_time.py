@@ -59,13 +59,13 @@ def compiled(capability, inputs, outputs, *, accumulator="fp32", first=True, one
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
-def compiled_kernel(kernel, pointers, constants, divisible, capability, warps=module.WARPS):
+def compiled_kernel(kernel, pointers, constants, divisible, capability, others=None, options=None):
     """``kernel`` for ``pointers`` (tuples of them too) and sizes named ``divisible`` that 16 divides.
 
-    All other arguments are 32-bit integers.
+    All other arguments are 32-bit integers, but for the types of ``others``.
     """
     names = kernel.arg_names
-    signature = dict.fromkeys(names, "i32") | pointers | dict.fromkeys(constants, "constexpr")
+    signature = dict.fromkeys(names, "i32") | pointers | (others or {}) | dict.fromkeys(constants, "constexpr")
     places = [(names.index(name),) for name in divisible]
     for name, kind in pointers.items():
         places += [(names.index(name), *i) for i in ([(j,) for j in range(len(kind))] if type(kind) is tuple else [()])]
@@ -75,7 +75,8 @@ def compiled_kernel(kernel, pointers, constants, divisible, capability, warps=mo
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={place: [["tt.divisibility", 16]] for place in places},
     )
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+    options = {"num_warps": module.WARPS} if options is None else options
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
 def dump(kernel, folder, what):

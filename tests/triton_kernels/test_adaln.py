@@ -207,7 +207,7 @@ def test_compiles_to_wide_accesses_without_spills(name, dtype, block, capability
     if "sums" in pointers:
         pointers["sums"] = f"*{accumulator}"
     warps = adaln.warps_of(block)
-    made = compiled_kernel(kernel, pointers, constants, ("width",), capability, warps)
+    made = compiled_kernel(kernel, pointers, constants, ("width",), capability, options={"num_warps": warps})
     if dtype != "fp64":  # whose backward needs more registers than there are
         assert_nothing_spilled(made, tmp_path)
     code = dump(made, tmp_path, "--dump-sass")

@@ -114,7 +114,7 @@ def test_compiles_to_wide_accesses_without_spills(name, heads, neighbours, acros
     pointers = {n: "*bf16" for n in kernel.arg_names if n not in sizes and n not in constants}
     pointers |= {n: "*fp32" for n in pointers if n in ("cos", "sin", "sums", "cos_tangent", "sin_tangent")}
     warps = adaln.warps_of(norm_rope.loaded_at_once(heads_block, half, neighbours))
-    made = compiled_kernel(kernel, pointers, constants, ("width",), capability, warps)
+    made = compiled_kernel(kernel, pointers, constants, ("width",), capability, options={"num_warps": warps})
     assert_nothing_spilled(made, tmp_path)
     code = dump(made, tmp_path, "--dump-sass")
     for instruction in ("LDG", "STG"):
