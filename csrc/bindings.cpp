@@ -45,7 +45,8 @@ PYBIND11_MODULE(_native, m) {
         reader().configure(std::move(tensor_type), std::move(dtypes), std::move(current_stream), dlpack);
         return reader().uses_dlpack();
       },
-      "Tells which type tensors have, their dtypes in the order of the codes, and what gives the stream that torch works "
+      "Tells which type tensors have, their dtypes in the order of the codes, and what gives the stream that torch "
+      "works "
       "in on a GPU; True if DLPack's C functions are used.",
       py::arg("tensor_type"), py::arg("dtypes"), py::arg("current_stream") = py::none(), py::arg("dlpack") = true);
   m.def("combine", &combine_tensors);

@@ -24,7 +24,8 @@ struct GatedInput {
     if (!PyTuple_Check(o) || PyTuple_GET_SIZE(o) != 2) return false;
     if (!reader().read_codes(PyTuple_GET_ITEM(o, 0), &values) || !reader().read(PyTuple_GET_ITEM(o, 1), grad, &s))
       return false;
-    if (s.dtype != DType::f32 || s.device != values.device || values.ndim < 1 || s.ndim != values.ndim - 1) return false;
+    if (s.dtype != DType::f32 || s.device != values.device || values.ndim < 1 || s.ndim != values.ndim - 1)
+      return false;
     for (int d = 0; d < s.ndim; ++d)
       if (s.shape[d] != values.shape[d]) return false;
     scales = static_cast<const float*>(s.data);
@@ -118,8 +119,9 @@ inline py::object relative_l1_tensors(py::handle a, py::handle b) {
   return py::make_tuple(sums[0], sums[1]);
 }
 
-// The sums of GPU tensors in parts, two float64 numbers for each of the blocks that partial [blocks, 2] has room for; and
-// the quotient of all parts in out, float32 or float64. False, and nothing done, where a kernel does not take these.
+// The sums of GPU tensors in parts, two float64 numbers for each of the blocks that partial [blocks, 2] has room for;
+// and the quotient of all parts in out, float32 or float64. False, and nothing done, where a kernel does not take
+// these.
 inline bool relative_l1_partial(py::handle a, py::handle b, py::handle partial) {
   DenseTensor x, y, sums;
   if (!reader().read(a.ptr(), false, &x) || !reader().read(b.ptr(), false, &y) || !x.matches(y)) return false;
@@ -128,7 +130,8 @@ inline bool relative_l1_partial(py::handle a, py::handle b, py::handle partial) 
   run_on(
       x.device, 0, [] {},
       [&](auto stream) {
-        relative_l1_partial_cuda({x.data, y.data, x.dtype, y.dtype, x.numel()}, static_cast<double*>(sums.data), stream);
+        relative_l1_partial_cuda({x.data, y.data, x.dtype, y.dtype, x.numel()}, static_cast<double*>(sums.data),
+                                 stream);
       });
   return true;
 }

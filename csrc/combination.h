@@ -19,8 +19,8 @@ namespace pyaccel {
 // Pointers, sizes and seeds come with each call.
 class LinearCombination {
  public:
-  // coefficients: one after the other, those of matrices [n, k + streams]; finite ones if check; none where they are in a
-  // table on the device.
+  // coefficients: one after the other, those of matrices [n, k + streams]; finite ones if check; none where they are in
+  // a table on the device.
   LinearCombination(py::handle coefficients, int64_t matrices, py::handle in_dtypes, py::handle out_dtypes,
                     py::handle streams, bool check, bool in_table = false)
       : matrices_(matrices) {
@@ -57,10 +57,10 @@ class LinearCombination {
   // Whether one call of this device's kernel has room for it.
   bool fits(int device) const { return device == kCpu || columns() <= size_t(kMostColumns); }
 
-  // Every pointer must be good for total elements of its type, on this device. seeds: one for each sample, where there is
-  // noise. table: the coefficients, where they are on the device.
-  void run(const void* const* in, void* const* out, int64_t total, const std::vector<uint64_t>& seeds, int device = kCpu,
-           const void* table = nullptr) const {
+  // Every pointer must be good for total elements of its type, on this device. seeds: one for each sample, where there
+  // is noise. table: the coefficients, where they are on the device.
+  void run(const void* const* in, void* const* out, int64_t total, const std::vector<uint64_t>& seeds,
+           int device = kCpu, const void* table = nullptr) const {
     const int64_t batch = noisy() ? int64_t(seeds.size()) : matrices_;
     const Combination job{int(outputs()),
                           int(inputs()),

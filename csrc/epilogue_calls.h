@@ -13,8 +13,8 @@
 
 namespace pyaccel {
 
-// The result, or None, and nothing done, where anything is not as the kernel wants it. scratch(x0, bytes) makes a tensor
-// beside x0 that a kernel may use for a while.
+// The result, or None, and nothing done, where anything is not as the kernel wants it. scratch(x0, bytes) makes a
+// tensor beside x0 that a kernel may use for a while.
 inline py::object threshold_tensor(py::handle x0, py::handle limit, py::handle ratio, py::handle out, bool grad,
                                    py::handle empty_like, py::handle scratch) {
   const double s = number_or_nan(limit.ptr()), q = number_or_nan(ratio.ptr());

@@ -7,8 +7,8 @@ namespace pyaccel {
 
 constexpr int64_t kShortestRun = 16;  // shorter runs would not fill the registers of a CPU
 
-// Whether m, on the device of x and with dimensions that go with the last of x, is one run of inner elements for each of some entries, each run
-// shared by so many repeats of it.
+// Whether m, on the device of x and with dimensions that go with the last of x, is one run of inner elements for each
+// of some entries, each run shared by so many repeats of it.
 inline bool runs_of(const DenseTensor& m, const DenseTensor& x, int64_t* inner, int64_t* repeats) {
   int d = x.ndim - 1;
   const auto size = [&](int i) { return i < x.ndim - m.ndim ? 1 : m.shape[i - (x.ndim - m.ndim)]; };

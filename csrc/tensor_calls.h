@@ -1,4 +1,5 @@
-// The common case of linear_combination, dense tensors of one shape on one device, served without a detour through Python.
+// The common case of linear_combination, dense tensors of one shape on one device, served without a detour through
+// Python.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -24,8 +25,8 @@ class PreparedCombination {
     if (kernel_.inputs() == 0) throw std::invalid_argument("a prepared combination needs an input");
   }
 
-  // False, and nothing done, unless all are dense tensors of one shape and device and of the prepared dtypes, none requires
-  // gradients where those are recorded, and each sample has a seed where there is noise.
+  // False, and nothing done, unless all are dense tensors of one shape and device and of the prepared dtypes, none
+  // requires gradients where those are recorded, and each sample has a seed where there is noise.
   bool run(py::handle in, py::handle out, bool grad, py::handle seeds) const {
     const Items ins(in.ptr()), outs(out.ptr());
     if (size_t(ins.size) != kernel_.inputs() || size_t(outs.size) != kernel_.outputs()) return false;
@@ -40,8 +41,7 @@ class PreparedCombination {
       in_pointers[j] = t.data;
     }
     for (size_t a = 0; a < kernel_.outputs(); ++a) {
-      if (!reader().read(outs.data[a], grad, &t) || t.dtype != kernel_.out_dtype(a) || !t.matches(first))
-        return false;
+      if (!reader().read(outs.data[a], grad, &t) || t.dtype != kernel_.out_dtype(a) || !t.matches(first)) return false;
       out_pointers[a] = t.data;
     }
     std::vector<uint64_t> counters;
@@ -55,8 +55,8 @@ class PreparedCombination {
 };
 
 // The same unprepared: a list of outputs, or None, and nothing done, where the tensors or coefficients are anything but
-// dense tensors of one shape and device and a list of lists of numbers. out may be None: then empty_like makes the outputs, if
-// the inputs have one dtype. noise: None or a tuple of seeds and streams.
+// dense tensors of one shape and device and a list of lists of numbers. out may be None: then empty_like makes the
+// outputs, if the inputs have one dtype. noise: None or a tuple of seeds and streams.
 inline py::object combine_tensors(py::handle tensors, py::handle coefficients, py::handle out, bool grad,
                                   py::handle empty_like, py::handle noise) {
   const auto is_sequence = [](py::handle o) { return PyList_Check(o.ptr()) || PyTuple_Check(o.ptr()); };
@@ -99,8 +99,7 @@ inline py::object combine_tensors(py::handle tensors, py::handle coefficients, p
   }
   Scratch<void*> out_pointers(n);
   for (size_t a = 0; a < n; ++a) {
-    if (!reader().read(PyList_GET_ITEM(results.ptr(), Py_ssize_t(a)), grad, &t) || !t.matches(first))
-      return py::none();
+    if (!reader().read(PyList_GET_ITEM(results.ptr(), Py_ssize_t(a)), grad, &t) || !t.matches(first)) return py::none();
     out_pointers[a] = t.data;
     out_dtypes[a] = t.dtype;
   }

@@ -56,7 +56,8 @@ struct DenseTensor {
 
   // Of the same shape and on the same device.
   bool matches(const DenseTensor& other) const {
-    return device == other.device && ndim == other.ndim && memcmp(shape, other.shape, size_t(ndim) * sizeof(int64_t)) == 0;
+    return device == other.device && ndim == other.ndim &&
+           memcmp(shape, other.shape, size_t(ndim) * sizeof(int64_t)) == 0;
   }
   int64_t numel() const {
     int64_t product = 1;
@@ -97,8 +98,8 @@ class TensorReader {
     return address;
   }
 
-  // False for anything but a dense tensor of a known type, on the CPU or on a GPU that there are kernels for, that shows
-  // its own values and, where gradients are recorded (grad), requires none. Leaves no Python error behind.
+  // False for anything but a dense tensor of a known type, on the CPU or on a GPU that there are kernels for, that
+  // shows its own values and, where gradients are recorded (grad), requires none. Leaves no Python error behind.
   bool read(PyObject* object, bool grad, DenseTensor* to) const {
     return read_any(object, grad, to) && !is_code(to->dtype);
   }

@@ -58,8 +58,8 @@ PYACCEL_HD double value_of(DType dtype, Key key) {
   }
 }
 
-// The quantile between two neighbouring order statistics. Equal ones may both be infinite, and a weight of 0 must not meet
-// an infinity.
+// The quantile between two neighbouring order statistics. Equal ones may both be infinite, and a weight of 0 must not
+// meet an infinity.
 PYACCEL_HD double quantile_between(double first, double second, double weight) {
   return first == second || weight == 0 ? first : first + weight * (second - first);
 }

@@ -1,10 +1,9 @@
 // blend on CUDA: out = m x + (1 - m) (alpha image + sigma noise) (../blend.h).
 //
 // Bytes: x, image and noise are read once and out is written once, in 16-byte accesses; a mask that several channels or
-// samples share comes from the cache for all but its first use. A thread has read its V elements of everything before it
-// writes them, so that out may be one of the operands.
+// samples share comes from the cache for all but its first use. A thread has read its V elements of everything before
+// it writes them, so that out may be one of the operands.
 #include "../blend.h"
-
 #include "kernels.h"
 #include "vectors.h"
 
@@ -32,9 +31,8 @@ PYACCEL_HD void blend_vector(const Launch& job, int64_t i) {
   decode(b.in_dtype[Blend::kX], raw_x, [&](int v, Real value) { x[v] = value; });
   decode(b.in_dtype[Blend::kImage], raw_image, [&](int v, Real value) { image[v] = value; });
   decode(b.in_dtype[Blend::kNoise], raw_noise, [&](int v, Real value) { noise[v] = value; });
-  decode(job.mask(), raw_mask, i, [&](int v, Real m) {
-    out[v] = blended<Real>(x[v], image[v], noise[v], m, Real(b.alpha), Real(b.sigma));
-  });
+  decode(job.mask(), raw_mask, i,
+         [&](int v, Real m) { out[v] = blended<Real>(x[v], image[v], noise[v], m, Real(b.alpha), Real(b.sigma)); });
   store<Real, V>(out, b.out_dtype, b.out, i);
 }
 
@@ -57,8 +55,11 @@ void blend_cuda(const Blend& blend, void* stream) {
   const int v = operands.lanes();
   job.vectors = operands.vectors(blend.total, v);
   const int64_t blocks = blocks_for(std::max(job.vectors, blend.total - job.vectors * v));
-  launch("blend", operands.wide() ? blend_all<double, 2> : v == 8 ? blend_all<float, 8> : blend_all<float, 4>, blocks,
-         stream, job);
+  launch("blend",
+         operands.wide() ? blend_all<double, 2>
+         : v == 8        ? blend_all<float, 8>
+                         : blend_all<float, 4>,
+         blocks, stream, job);
 }
 
 }  // namespace pyaccel

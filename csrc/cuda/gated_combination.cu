@@ -1,11 +1,10 @@
 // gated_combination on CUDA: out = residual + gate * sum_j w_j in_j (../gated_combination.h).
 //
 // Bytes: residual and every input are read once and out is written once, in accesses of 16 bytes (8 for codes); the
-// gate and the scales of rows come from the cache for all but their first use. There is little to compute: it should run
-// at the bandwidth of the memory. A thread has read its V elements of everything before it writes them, so that out may
-// be one of the operands.
+// gate and the scales of rows come from the cache for all but their first use. There is little to compute: it should
+// run at the bandwidth of the memory. A thread has read its V elements of everything before it writes them, so that out
+// may be one of the operands.
 #include "../gated_combination.h"
-
 #include "kernels.h"
 #include "vectors.h"
 

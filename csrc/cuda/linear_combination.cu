@@ -4,8 +4,8 @@
 // few inputs there is far less to compute than to move, so the kernel should run at the bandwidth of the memory.
 //
 // One launch has at most 64 columns and 4 outputs. Addresses, types, coefficients and seeds travel in the kernel's
-// parameters: a step of a solver costs one launch and no copy to the device. A thread does V elements of all outputs: it
-// has read them in every input before it writes the first, so an output may be an input.
+// parameters: a step of a solver costs one launch and no copy to the device. A thread does V elements of all outputs:
+// it has read them in every input before it writes the first, so an output may be an input.
 #include "../linear_combination.h"
 #include "../philox.h"
 #include "kernels.h"

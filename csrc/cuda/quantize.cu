@@ -1,10 +1,9 @@
 // quantize on CUDA: v = x - minus in 8-bit codes with a scale for each row (../quantize.h).
 //
-// Bytes: x and minus are read once from memory, in 16-byte accesses, and once more from the cache; codes are written 8 at
-// a time. A warp does a short row and a block a long one: first the greatest |v|, then the codes. The same divisions as on
-// the CPU, so the codes are the same.
+// Bytes: x and minus are read once from memory, in 16-byte accesses, and once more from the cache; codes are written 8
+// at a time. A warp does a short row and a block a long one: first the greatest |v|, then the codes. The same divisions
+// as on the CPU, so the codes are the same.
 #include "../quantize.h"
-
 #include "kernels.h"
 #include "vectors.h"
 

@@ -1,10 +1,9 @@
 // relative_l1 on CUDA: sum |a - b| / sum |b| (../relative_l1.h).
 //
 // Bytes: each of the two is read once, in 16-byte accesses. No atomic additions: the blocks write their sums, and a
-// second kernel of one block adds these up in their order. As the number of blocks depends on the size alone, the result
-// is the same each time and on every GPU.
+// second kernel of one block adds these up in their order. As the number of blocks depends on the size alone, the
+// result is the same each time and on every GPU.
 #include "../relative_l1.h"
-
 #include "kernels.h"
 #include "vectors.h"
 
@@ -78,8 +77,7 @@ __global__ void __launch_bounds__(kThreads) add_up(const __grid_constant__ Launc
   if (threadIdx.x == 0) partial[2 * blockIdx.x] = difference, partial[2 * blockIdx.x + 1] = size;
 }
 
-__global__ void __launch_bounds__(kThreads)
-    divide_sums(const double* partial, int64_t blocks, void* out, DType dtype) {
+__global__ void __launch_bounds__(kThreads) divide_sums(const double* partial, int64_t blocks, void* out, DType dtype) {
   double difference = 0, size = 0;
   for (int64_t i = threadIdx.x; i < blocks; i += kThreads) difference += partial[2 * i], size += partial[2 * i + 1];
   difference = across_block(difference, Sum());
@@ -96,7 +94,10 @@ void relative_l1_partial_cuda(const RelativeL1& of, double* partial, void* strea
   operands.add(of.b, of.b_dtype);
   const int v = operands.lanes();
   const Launch job{of, operands.vectors(of.total, v)};
-  launch("relative_l1", operands.wide() ? add_up<double, 2> : v == 8 ? add_up<float, 8> : add_up<float, 4>,
+  launch("relative_l1",
+         operands.wide() ? add_up<double, 2>
+         : v == 8        ? add_up<float, 8>
+                         : add_up<float, 4>,
          relative_l1_blocks(of.total), stream, job, partial);
 }
 

@@ -47,7 +47,8 @@ CudaDevice::CudaDevice(int device) {
   int now = 0;
   cudaError_t error = cudaGetDevice(&now);
   if (error == cudaSuccess && now != device && (error = cudaSetDevice(device)) == cudaSuccess) before_ = now;
-  if (error != cudaSuccess) throw std::runtime_error("pyaccel: " + error_of("a GPU cannot be made the current one", error));
+  if (error != cudaSuccess)
+    throw std::runtime_error("pyaccel: " + error_of("a GPU cannot be made the current one", error));
 }
 
 CudaDevice::~CudaDevice() {

@@ -1,15 +1,14 @@
 // threshold on CUDA: out = clamp(x, -s, s), divided by s for dynamic thresholding (../threshold.h).
 //
 // Bytes: the clamp reads and writes each element once, in 16-byte accesses, in one launch. An s for each sample takes
-// several launches and no memory of the size of x. The quantile's order statistic is found digit by digit, eight bits of
-// the magnitudes' keys at a time (radix selection): one kernel counts the digits of those keys that begin with the digits
-// known so far, another picks the digit in which the rank lies. A last pass finds the next greater key, where that is not
-// the same one. So x is read twice for 16-bit numbers, four times for float32 and eight times for float64, once more
-// for some samples, and once by the clamp: exact for any values, and the same each time.
-#include "../threshold.h"
-
+// several launches and no memory of the size of x. The quantile's order statistic is found digit by digit, eight bits
+// of the magnitudes' keys at a time (radix selection): one kernel counts the digits of those keys that begin with the
+// digits known so far, another picks the digit in which the rank lies. A last pass finds the next greater key, where
+// that is not the same one. So x is read twice for 16-bit numbers, four times for float32 and eight times for float64,
+// once more for some samples, and once by the clamp: exact for any values, and the same each time.
 #include <cmath>
 
+#include "../threshold.h"
 #include "kernels.h"
 #include "vectors.h"
 
@@ -19,10 +18,9 @@ namespace {
 using namespace cuda;
 
 constexpr int kDigits = 256;
-constexpr int64_t kPiece = 16384;       // elements that are worth a block of the counting
-constexpr int64_t kMostPieces = 1024;   // of a sample
+constexpr int64_t kPiece = 16384;      // elements that are worth a block of the counting
+constexpr int64_t kMostPieces = 1024;  // of a sample
 constexpr Key kNone = INT64_MAX;
-
 
 // What is known of a sample's order statistics; in device memory.
 struct Selection {
@@ -112,7 +110,8 @@ __global__ void __launch_bounds__(kThreads)
     Selection& s = all[sample];
     const double first = value_of(dtype, s.first);
     const double second = s.wants_second && s.second != kNone ? value_of(dtype, s.second) : first;
-    s.limit = s.is_nan ? value_of(dtype, infinity_key(dtype) + 1) : limit_of(quantile_between(first, second, weight), limit);
+    s.limit =
+        s.is_nan ? value_of(dtype, infinity_key(dtype) + 1) : limit_of(quantile_between(first, second, weight), limit);
   }
 }
 
@@ -184,7 +183,10 @@ void threshold_cuda(const Threshold& job, void* scratch, void* stream) {
   const int v = operands.lanes();
   clamp.vectors = operands.vectors(total, v);
   const int64_t blocks = blocks_for(std::max(clamp.vectors, total - clamp.vectors * v));
-  launch("threshold", operands.wide() ? clamp_all<double, 2> : v == 8 ? clamp_all<float, 8> : clamp_all<float, 4>,
+  launch("threshold",
+         operands.wide() ? clamp_all<double, 2>
+         : v == 8        ? clamp_all<float, 8>
+                         : clamp_all<float, 4>,
          blocks, stream, clamp);
 }
 

@@ -133,7 +133,7 @@ class Operands {
   // Runs that begin at multiples of size; a vector must not reach from one into the next.
   void add_run(int64_t size) { runs_ |= uint64_t(size); }
 
-  bool wide() const { return wide_; }            // float64
+  bool wide() const { return wide_; }                      // float64
   int lanes() const { return wide_ ? 2 : half_ ? 8 : 4; }  // V
   // How many of total elements go as vectors: as many as fit, or none.
   int64_t vectors(int64_t total, int v) const {

@@ -62,7 +62,7 @@ def linear_combination(
         TypeError: anything but real floating-point tensors.
     """
     if not _is_compiling() and _native_first and plain() and dtype is None:
-        # Dense tensors of one shape and device, lists of numbers, no gradients: the common case, or None if it is another.
+        # Dense tensors of one shape, lists of numbers, no gradients: the common case, or None if it is another.
         result = _combine(tensors, coefficients, out, _grad_enabled(), _empty_like, noise)
         if result is not None:
             if out is not None:
@@ -102,9 +102,9 @@ class Prepared:
     ) -> Sequence[Tensor]:
         """Writes the combinations of ``tensors`` into ``out`` and returns ``out``.
 
-        Dense tensors of one shape, on the CPU or on one GPU, and of the prepared dtypes go straight to the kernel, anything else through
-        :func:`linear_combination`, whose contract holds. ``seeds``, one for each sample, are needed where streams of
-        noise were prepared, and not looked at where none were.
+        Dense tensors of one shape and of the prepared dtypes, on the CPU or a GPU, go straight to the kernel, anything
+        else through :func:`linear_combination`, whose contract holds. ``seeds``, one for each sample, are needed where
+        streams of noise were prepared, and not looked at where none were.
         """
         if (  # what plain() asks, without the price of a call
             not _is_compiling()

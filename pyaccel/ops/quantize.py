@@ -104,7 +104,8 @@ def _quantize_rows(chosen: str, x: Tensor, minus: Tensor | None, codes: Tensor, 
 
         kernel.launch(x, minus, codes, scales)
         return
-    step = max(1, (PART if x.device.type == "cpu" else LAUNCHED_PART) // x.shape[1])  # float64, and subclasses that no kernel reads
+    # float64, and subclasses that no kernel reads.
+    step = max(1, (PART if x.device.type == "cpu" else LAUNCHED_PART) // x.shape[1])
     for i in range(0, len(x), step):
         some = slice(i, i + step)
         made = reference.quantize(x[some], None if minus is None else minus[some], codes.dtype)

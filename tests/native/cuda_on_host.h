@@ -1,6 +1,6 @@
-// As much of CUDA as the kernels in csrc/cuda use, on the CPU: so their own source runs where there is no GPU, under the
-// sanitizers. A block is 256 threads of the machine, which wait for each other where the kernel says so; blocks come one
-// after the other. Races are races here too, and a vector access that is not aligned is found.
+// As much of CUDA as the kernels in csrc/cuda use, on the CPU: so their own source runs where there is no GPU, under
+// the sanitizers. A block is 256 threads of the machine, which wait for each other where the kernel says so; blocks
+// come one after the other. Races are races here too, and a vector access that is not aligned is found.
 #pragma once
 
 #include <pthread.h>

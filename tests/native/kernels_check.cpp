@@ -65,8 +65,8 @@ void linear_combination(int k, int n, int streams, int64_t batch, int64_t inner,
       const int64_t sample = i / inner, row = (per_sample ? sample * n : 0) + a;
       double sum = 0, magnitude = 0;
       for (int j = 0; j < columns; ++j) {
-        const double x = j < k ? before[size_t(j)].at(i)
-                               : noise_at(seeds[size_t(sample)], numbers[size_t(j - k)], i % inner);
+        const double x =
+            j < k ? before[size_t(j)].at(i) : noise_at(seeds[size_t(sample)], numbers[size_t(j - k)], i % inner);
         const double term = c[size_t(row * columns + j)] * x;
         // Vector units and compilers evaluate the polynomials of the normals in their own ways.
         sum += term, magnitude += std::fabs(term) * (j < k ? 1 : 1 + 1e-6 / 0x1p-23 / (std::fabs(x) + 1e-9));
@@ -158,7 +158,13 @@ void blend(int64_t outer, int64_t middle, int64_t row, DType same, bool mixed) {
   for (auto& x : t) wide |= x.dtype() == DType::f64;
   engine::blend({{t[0].data(), t[1].data(), t[2].data(), mask.data()},
                  {t[0].dtype(), t[1].dtype(), t[2].dtype(), mask.dtype()},
-                 t[3].data(), t[3].dtype(), total, shared.inner, shared.repeats, alpha, sigma});
+                 t[3].data(),
+                 t[3].dtype(),
+                 total,
+                 shared.inner,
+                 shared.repeats,
+                 alpha,
+                 sigma});
   for (int64_t i = 0; i < total; ++i) {
     const double m = mask.at(shared.at(i)), x = t[0].at(i), image = alpha * t[1].at(i), noise = sigma * t[2].at(i);
     const double magnitude = std::fabs(m * x) + (1 + std::fabs(m)) * (std::fabs(image) + std::fabs(noise));
@@ -249,7 +255,8 @@ void everything(int rounds) {
     const bool mixed = round % 3 == 0;
     linear_combination(1 + below(6), 1 + below(6), 0, 1, any_size(), false, same, mixed, round % 2 == 0);
     linear_combination(1 + below(3), 1 + below(4), 0, 1 + below(5), any_size(), true, same, mixed, round % 2 == 0);
-    linear_combination(below(3), 1 + below(3), 1 + below(2), 1 + below(3), any_size(), round % 2 == 0, same, mixed, false);
+    linear_combination(below(3), 1 + below(3), 1 + below(2), 1 + below(3), any_size(), round % 2 == 0, same, mixed,
+                       false);
     gated_combination(1 + below(4), 1 + below(3), 1 + below(4), 1 + any_size() / 4, same, mixed, round % 2 == 0);
     gated_combination(1 + below(4), 1 + below(2), 1 + below(3), 8 * (1 + below(40)), same, mixed, round % 2 == 0);
     blend(1 + below(3), 1 + below(4), round % 2 == 0 ? 8 * (1 + below(40)) : 1 + any_size() / 4, same, mixed);
@@ -267,7 +274,8 @@ void everything(int rounds) {
   linear_combination(30, 4, 0, 9, 40, true, DType::f32, true, false);
   gated_combination(64, 2, 3, 40, DType::bf16, true, true);
   threshold(2, 40000, DType::f32, 100, 0.995, 0, false);
-  for (const DType dtype : kFloats) threshold(3, 31, dtype, 100, 0.9, 0, false);  // far from one order statistic to the next
+  for (const DType dtype : kFloats)
+    threshold(3, 31, dtype, 100, 0.9, 0, false);  // far from one order statistic to the next
   relative_l1(100003, DType::bf16, DType::f32);
 }
 

@@ -73,14 +73,15 @@ inline double rounding(DType d) {
 inline int failures = 0;
 
 // magnitude: the sum of the absolute values of so many terms, which were added up in float32 or float64 (wide).
-inline void near(const char* what, const Tensor& got, int64_t i, double expected, double magnitude, int terms, bool wide) {
+inline void near(const char* what, const Tensor& got, int64_t i, double expected, double magnitude, int terms,
+                 bool wide) {
   const double accumulator = rounding(wide ? DType::f64 : DType::f32);
   const double smallest = got.dtype() == DType::f16 ? 0x1p-24 : 0x1p-126;
   const double allowed = magnitude * (accumulator * (terms + 4) + rounding(got.dtype())) + smallest;
   if (std::fabs(got.at(i) - expected) <= allowed) return;
   if (++failures < 20)
-    printf("%s: element %lld is %.9g, expected %.9g within %.3g\n", what, static_cast<long long>(i), got.at(i), expected,
-           allowed);
+    printf("%s: element %lld is %.9g, expected %.9g within %.3g\n", what, static_cast<long long>(i), got.at(i),
+           expected, allowed);
 }
 
 inline void holds(bool fact, const char* what) {

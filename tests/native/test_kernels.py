@@ -1,8 +1,8 @@
 """The kernels' C++ by themselves, under the sanitizers: those of the CPU, and those of CUDA run by threads of the CPU.
 
-kernels_check.cpp compares every operation with float64 on odd sizes, all types and unaligned addresses, while each access
-to memory is watched (AddressSanitizer, UndefinedBehaviorSanitizer, which knows of alignment too) or each order of accesses
-(ThreadSanitizer: what compute-sanitizer's racecheck would look for). cuda_on_host.h says what stands for the GPU.
+kernels_check.cpp compares every operation with float64 on odd sizes, all types and unaligned addresses, while each
+access to memory is watched (AddressSanitizer, UndefinedBehaviorSanitizer, which knows of alignment too) or each order
+of accesses (ThreadSanitizer, for what compute-sanitizer's racecheck looks for). cuda_on_host.h stands for the GPU.
 """
 
 import os
