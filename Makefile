@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
 NATIVE := $(shell find csrc -type f)
+FORMATTED := $(filter %.cpp %.h %.cu,$(NATIVE) $(wildcard tests/native/*))
 INPUTS := pyproject.toml CMakeLists.txt constraints.txt $(NATIVE)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test bench gpu lint format clean
 # pip must not run twice at once in one environment.
 .NOTPARALLEL:
 
@@ -27,15 +28,27 @@ test: $(VENV)/.with-test ## runs the tests
 bench: $(VENV)/.with-bench,triton ## runs the benchmarks against their peers and the machine's limit
 	$(BIN)/pytest benchmarks $(ARGS)
 
+gpu: $(VENV)/.with-test ## on a machine with a GPU: all tests, compute-sanitizer, benchmarks to benchmarks/results/
+	$(BIN)/python benchmarks/gpu.py --check
+	$(BIN)/pytest $(ARGS)
+	@# Only some kernels share memory between threads, and only those can race.
+	@if command -v compute-sanitizer >/dev/null; then \
+	  set -ex; \
+	  compute-sanitizer --tool memcheck --error-exitcode 1 $(BIN)/pytest tests/gpu -k "native and not 2_to_the_31"; \
+	  compute-sanitizer --tool racecheck --error-exitcode 1 $(BIN)/pytest tests/gpu \
+	    -k "native and (relative_l1 or quantize or threshold)"; \
+	else echo "compute-sanitizer was not found: memcheck and racecheck are left out"; fi
+	$(BIN)/python benchmarks/gpu.py
+
 lint: $(VENV)/.lint ## checks style and format of Python and C++
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 
 format: $(VENV)/.lint ## puts Python and C++ into that format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
+	$(BIN)/clang-format -i $(FORMATTED)
 
 clean: ## removes .venv and all that was built; results stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .benchmarks .coverage

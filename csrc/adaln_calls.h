@@ -15,7 +15,7 @@ namespace pyaccel {
 inline bool read_row_operand(py::handle o, const DenseTensor& x, bool grad, bool one, RowOperand* to) {
   if (o.is_none()) return true;
   DenseTensor t;
-  if (!reader().read(o.ptr(), grad, &t) || t.ndim < 1 || (one && t.ndim > 1)) return false;
+  if (!reader().read(o.ptr(), grad, &t) || t.device != x.device || t.ndim < 1 || (one && t.ndim > 1)) return false;
   const int64_t width = x.shape[x.ndim - 1];
   if (t.shape[t.ndim - 1] != width) return false;
   if (t.ndim == 2 && x.ndim > 2) {
@@ -40,7 +40,7 @@ inline py::object adaln_tensors(py::handle x, py::handle gate, py::handle branch
                                 py::handle weight, py::handle bias, bool rms, py::handle eps, bool grad,
                                 py::handle empty_like) {
   DenseTensor v, b, s, y;
-  if (!reader().read(x.ptr(), grad, &v) || v.ndim < 1) return py::none();
+  if (!reader().read(x.ptr(), grad, &v) || v.device != kCpu || v.ndim < 1) return py::none();
   AdaLN job{};
   job.x = v.data;
   job.dtype = v.dtype;
@@ -57,11 +57,11 @@ inline py::object adaln_tensors(py::handle x, py::handle gate, py::handle branch
   const auto made = [&](DenseTensor* to) {
     auto result = py::reinterpret_steal<py::object>(PyObject_CallOneArg(empty_like.ptr(), x.ptr()));
     if (!result) throw py::error_already_set();
-    if (!reader().read(result.ptr(), false, to) || to->dtype != v.dtype || !to->same_shape(v)) return py::object();
+    if (!reader().read(result.ptr(), false, to) || to->dtype != v.dtype || !to->matches(v)) return py::object();
     return result;
   };
   if (!branch.is_none()) {
-    if (!reader().read(branch.ptr(), grad, &b) || !b.same_shape(v)) return py::none();
+    if (!reader().read(branch.ptr(), grad, &b) || !b.matches(v)) return py::none();
     job.branch = b.data;
     job.branch_dtype = b.dtype;
   }
@@ -77,7 +77,7 @@ inline py::object adaln_tensors(py::handle x, py::handle gate, py::handle branch
 // An entry for each of the tokens [B, L] of x [B, L, H, D]: [L, D], [B or 1, L, D] or [B or 1, L, 1, D].
 inline bool read_angles(py::handle o, const DenseTensor& x, bool grad, RowOperand* to) {
   DenseTensor t;
-  if (!reader().read(o.ptr(), grad, &t) || t.ndim < 2 || t.ndim > 4) return false;
+  if (!reader().read(o.ptr(), grad, &t) || t.device != x.device || t.ndim < 2 || t.ndim > 4) return false;
   const bool per_sample = t.ndim > 2 && t.shape[0] == x.shape[0];
   if (t.ndim > 2 && t.shape[0] != 1 && !per_sample) return false;
   if (t.ndim == 4 && t.shape[2] != 1) return false;
@@ -91,7 +91,8 @@ inline bool read_angles(py::handle o, const DenseTensor& x, bool grad, RowOperan
 inline py::object norm_rope_tensor(py::handle x, py::handle weight, py::handle cos, py::handle sin, py::handle eps,
                                    bool neighbours, bool grad, py::handle empty_like) {
   DenseTensor v, w, y;
-  if (!reader().read(x.ptr(), grad, &v) || v.ndim != 4 || v.numel() == 0 || v.shape[3] % 2 != 0) return py::none();
+  if (!reader().read(x.ptr(), grad, &v) || v.device != kCpu || v.ndim != 4 || v.numel() == 0 || v.shape[3] % 2 != 0)
+    return py::none();
   NormRope job{};
   job.x = v.data;
   job.dtype = v.dtype;
@@ -102,7 +103,7 @@ inline py::object norm_rope_tensor(py::handle x, py::handle weight, py::handle c
   job.eps = number_or_nan(eps.ptr());
   if (!(job.eps >= 0)) return py::none();
   if (!weight.is_none()) {
-    if (!reader().read(weight.ptr(), grad, &w) || w.ndim != 1) return py::none();
+    if (!reader().read(weight.ptr(), grad, &w) || w.device != kCpu || w.ndim != 1) return py::none();
     job.across = w.shape[0] != job.width;
     if (job.across && w.shape[0] != job.heads * job.width) return py::none();
     job.weight = {w.data, w.dtype, 1, job.tokens};
@@ -112,7 +113,7 @@ inline py::object norm_rope_tensor(py::handle x, py::handle weight, py::handle c
     return py::none();
   auto result = py::reinterpret_steal<py::object>(PyObject_CallOneArg(empty_like.ptr(), x.ptr()));
   if (!result) throw py::error_already_set();
-  if (!reader().read(result.ptr(), false, &y) || y.dtype != v.dtype || !y.same_shape(v)) return py::none();
+  if (!reader().read(result.ptr(), false, &y) || y.dtype != v.dtype || !y.matches(v)) return py::none();
   job.out = y.data;
   run_native(v.numel() * 8, [&] { norm_rope_cpu(job, *chosen, max_threads()); });
   return result;

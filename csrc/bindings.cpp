@@ -42,13 +42,14 @@ PYBIND11_MODULE(_native, m) {
       .def("run", &PreparedCombination::run);
   m.def(
       "configure",
-      [](py::object tensor_type, py::tuple dtypes, bool dlpack) {
-        reader().configure(std::move(tensor_type), std::move(dtypes), dlpack);
+      [](py::object tensor_type, py::tuple dtypes, py::object current_stream, bool dlpack) {
+        reader().configure(std::move(tensor_type), std::move(dtypes), std::move(current_stream), dlpack);
         return reader().uses_dlpack();
       },
-      "Tells which type tensors have, and their dtypes in the order of the codes; True if DLPack's C functions are "
-      "used.",
-      py::arg("tensor_type"), py::arg("dtypes"), py::arg("dlpack") = true);
+      "Tells which type tensors have, their dtypes in the order of the codes, and what gives the stream that torch "
+      "works "
+      "in on a GPU; True if DLPack's C functions are used.",
+      py::arg("tensor_type"), py::arg("dtypes"), py::arg("current_stream") = py::none(), py::arg("dlpack") = true);
   m.def("combine", &combine_tensors);
   m.def("threshold", &threshold_tensor);
   m.def("blend", &blend_tensors);
@@ -57,15 +58,24 @@ PYBIND11_MODULE(_native, m) {
   m.def("quantize", &quantize_tensor);
   m.def("adaln", &adaln_tensors);
   m.def("norm_rope", &norm_rope_tensor);
+#if defined(PYACCEL_CUDA)
+  m.def("cuda_problem", &cuda_problem, "Empty where the CUDA kernels run on the GPU of this number; else why not.");
+  m.def("relative_l1_blocks", &relative_l1_blocks);
+  m.def("relative_l1_partial", &relative_l1_partial);
+  m.def("relative_l1_quotient", &relative_l1_quotient);
+  m.attr("most_columns") = kMostColumns;
+#endif
   m.def(
       "linear_combination",
       [](py::handle c, int64_t matrices, py::handle in, py::handle in_dtypes, py::handle out, py::handle out_dtypes,
-         int64_t inner, bool check, py::handle seeds, py::handle streams) {
-        LinearCombination(c, matrices, in_dtypes, out_dtypes, streams, check).run(in, out, inner, seeds);
+         int64_t inner, bool check, py::handle seeds, py::handle streams, int device, uintptr_t table) {
+        LinearCombination(c, matrices, in_dtypes, out_dtypes, streams, check, table != 0)
+            .run(in, out, inner, seeds, device, reinterpret_cast<const void*>(table));
       },
+      "device: the number of the GPU that has the memory, or -1; table: there, the address of the coefficients.",
       py::arg("coefficients"), py::arg("matrices"), py::arg("inputs"), py::arg("in_dtypes"), py::arg("outputs"),
       py::arg("out_dtypes"), py::arg("inner"), py::arg("check"), py::arg("seeds") = py::tuple(),
-      py::arg("streams") = py::tuple());
+      py::arg("streams") = py::tuple(), py::arg("device") = kCpu, py::arg("table") = 0);
   m.def(
       "read_write_ceiling",
       [](const std::vector<uintptr_t>& in, uintptr_t out, int64_t bytes, bool stream) {

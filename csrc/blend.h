@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "numeric.h"
+#include "typed.h"
 
 namespace pyaccel {
 
@@ -28,5 +28,19 @@ template <typename Real>
 PYACCEL_HD Real blended(Real x, Real image, Real noise, Real m, Real alpha, Real sigma) {
   return m * x + (1 - m) * (alpha * image + sigma * noise);
 }
+
+namespace {  // each instruction set compiles this for itself
+
+// Element i, which goes with the mask's element m.
+template <typename Real>
+PYACCEL_HD Real blended_element(const Blend& job, int64_t i, int64_t m) {
+  const auto read = [&](Blend::Operand which, int64_t at) {
+    return read_number<Real>(job.in_dtype[which], job.in[which], at);
+  };
+  return blended<Real>(read(Blend::kX, i), read(Blend::kImage, i), read(Blend::kNoise, i), read(Blend::kMask, m),
+                       Real(job.alpha), Real(job.sigma));
+}
+
+}  // namespace
 
 }  // namespace pyaccel

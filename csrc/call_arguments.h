@@ -1,4 +1,4 @@
-// The arguments of an operation on dense CPU tensors: numbers, and an output that may be written.
+// The arguments of an operation on dense tensors: numbers, and an output that may be written.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -29,7 +29,7 @@ inline py::object writable(py::handle out, py::handle x, const DenseTensor& like
   auto result = given ? py::reinterpret_borrow<py::object>(out)
                       : py::reinterpret_steal<py::object>(PyObject_CallOneArg(empty_like.ptr(), x.ptr()));
   if (!result) throw py::error_already_set();
-  if (!reader().read(result.ptr(), given && grad, to) || to->dtype != like.dtype || !to->same_shape(like)) return {};
+  if (!reader().read(result.ptr(), given && grad, to) || to->dtype != like.dtype || !to->matches(like)) return {};
   return result;
 }
 

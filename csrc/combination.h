@@ -19,15 +19,16 @@ namespace pyaccel {
 // Pointers, sizes and seeds come with each call.
 class LinearCombination {
  public:
-  // coefficients: one after the other, those of matrices [n, k + streams]; finite ones if check.
+  // coefficients: one after the other, those of matrices [n, k + streams]; finite ones if check; none where they are in
+  // a table on the device.
   LinearCombination(py::handle coefficients, int64_t matrices, py::handle in_dtypes, py::handle out_dtypes,
-                    py::handle streams, bool check)
+                    py::handle streams, bool check, bool in_table = false)
       : matrices_(matrices) {
     read_dtypes(in_dtypes.ptr(), in_dtype_);
     read_dtypes(out_dtypes.ptr(), out_dtype_);
     if (!read_counters(streams.ptr(), streams_)) throw std::invalid_argument("streams must be integers in [0, 2^63)");
     const Items c(coefficients.ptr());
-    const size_t expected = size_t(matrices) * columns() * outputs();
+    const size_t expected = in_table ? 0 : size_t(matrices) * columns() * outputs();
     if (matrices < 1 || columns() == 0 || outputs() == 0 || size_t(c.size) != expected)
       throw std::invalid_argument("expected " + std::to_string(expected) + " coefficients, got " +
                                   std::to_string(c.size));
@@ -53,8 +54,13 @@ class LinearCombination {
   DType in_dtype(size_t j) const { return in_dtype_[j]; }
   DType out_dtype(size_t a) const { return out_dtype_[a]; }
 
-  // Every pointer must be good for total elements of its type. seeds: one for each sample, where there is noise.
-  void run(const void* const* in, void* const* out, int64_t total, const std::vector<uint64_t>& seeds) const {
+  // Whether one call of this device's kernel has room for it.
+  bool fits(int device) const { return device == kCpu || columns() <= size_t(kMostColumns); }
+
+  // Every pointer must be good for total elements of its type, on this device. seeds: one for each sample, where there
+  // is noise. table: the coefficients, where they are on the device.
+  void run(const void* const* in, void* const* out, int64_t total, const std::vector<uint64_t>& seeds,
+           int device = kCpu, const void* table = nullptr) const {
     const int64_t batch = noisy() ? int64_t(seeds.size()) : matrices_;
     const Combination job{int(outputs()),
                           int(inputs()),
@@ -71,11 +77,13 @@ class LinearCombination {
                           streams_.data()};
     refuse_overlap(job);
     const int64_t effort = int64_t(sizeof(float)) * (job.n + job.k) + kBytesOfNormal * job.streams;
-    run_native(total * effort, [&] { linear_combination_cpu(job, c32_.data(), *chosen, max_threads()); });
+    run_on(
+        device, total * effort, [&] { linear_combination_cpu(job, c32_.data(), *chosen, max_threads()); },
+        [&](auto stream) { linear_combination_cuda(job, table, stream); });
   }
 
   // The same with lists of addresses; inner: elements of each sample.
-  void run(py::handle in, py::handle out, int64_t inner, py::handle seeds) const {
+  void run(py::handle in, py::handle out, int64_t inner, py::handle seeds, int device, const void* table) const {
     const Items ins(in.ptr()), outs(out.ptr());
     std::vector<uint64_t> counters;
     if (noisy() && !read_counters(seeds.ptr(), counters))
@@ -90,11 +98,14 @@ class LinearCombination {
     const auto checked = [&](PyObject* o) {
       void* p = pointer(o);
       if (p == nullptr && !empty) throw std::invalid_argument("a tensor has no memory");
+#if defined(PYACCEL_CUDA)
+      if (device != kCpu && !empty) require_memory_of(device, p, "linear_combination");
+#endif
       return p;
     };
     for (size_t j = 0; j < inputs(); ++j) in_pointers[j] = checked(ins.data[j]);
     for (size_t a = 0; a < outputs(); ++a) out_pointers[a] = checked(outs.data[a]);
-    run(in_pointers.data(), out_pointers.data(), batch * inner, counters);
+    run(in_pointers.data(), out_pointers.data(), batch * inner, counters, device, table);
   }
 
  private:

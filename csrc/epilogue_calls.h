@@ -1,4 +1,4 @@
-// threshold and blend of dense CPU tensors, served without a detour through Python.
+// threshold and blend of dense tensors on one device, served without a detour through Python.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -13,9 +13,10 @@
 
 namespace pyaccel {
 
-// The result, or None, and nothing done, where anything is not as the kernel wants it.
+// The result, or None, and nothing done, where anything is not as the kernel wants it. scratch(x0, bytes) makes a
+// tensor beside x0 that a kernel may use for a while.
 inline py::object threshold_tensor(py::handle x0, py::handle limit, py::handle ratio, py::handle out, bool grad,
-                                   py::handle empty_like) {
+                                   py::handle empty_like, py::handle scratch) {
   const double s = number_or_nan(limit.ptr()), q = number_or_nan(ratio.ptr());
   DenseTensor x, y;
   if (!(s > 0 && q >= 0 && q < 1) || !reader().read(x0.ptr(), grad, &x) || (q > 0 && x.ndim == 0)) return py::none();
@@ -25,7 +26,13 @@ inline py::object threshold_tensor(py::handle x0, py::handle limit, py::handle r
   if (total == 0) return result;
   refuse_partial_overlap("threshold", "x0", y, x);
   const Threshold job{x.data, y.data, x.dtype, batch, total / batch, s, q};
-  run_native(2 * total * size_of(x.dtype), [&] { threshold_cpu(job, *chosen, max_threads()); });
+  run_on(
+      x.device, 2 * total * size_of(x.dtype), [&] { threshold_cpu(job, *chosen, max_threads()); },
+      [&](auto stream) {
+        const py::object room = q > 0 ? scratch(x0, batch * kSelectionBytes) : py::none();
+        void* const address = q > 0 ? pointer(room.attr("data_ptr")().ptr()) : nullptr;
+        threshold_cuda(job, address, stream);
+      });
   return result;
 }
 
@@ -40,12 +47,12 @@ inline py::object blend_tensors(py::handle x, py::handle mask, py::handle image,
   job.sigma = number_or_nan(sigma.ptr());
   if (!std::isfinite(job.alpha) || !std::isfinite(job.sigma)) return py::none();
   for (int j = 0; j < 4; ++j) {
-    if (!reader().read(given[j].ptr(), grad, &in[j]) || (j < 3 && !in[j].same_shape(in[0]))) return py::none();
+    if (!reader().read(given[j].ptr(), grad, &in[j]) || (j < 3 && !in[j].matches(in[0]))) return py::none();
     job.in[j] = in[j].data;
     job.in_dtype[j] = in[j].dtype;
   }
   if (!runs_of(in[Blend::kMask], in[0], &job.inner, &job.repeats)) return py::none();
-  if (job.repeats > 1 && job.inner < kShortestRun) return py::none();
+  if (in[0].device == kCpu && job.repeats > 1 && job.inner < kShortestRun) return py::none();
   const py::object result = writable(out, x, in[0], grad, empty_like, &y);
   if (!result) return py::none();
   job.total = in[0].numel();
@@ -53,7 +60,9 @@ inline py::object blend_tensors(py::handle x, py::handle mask, py::handle image,
   for (int j = 0; j < 4; ++j) refuse_partial_overlap("blend", names[j], y, in[j]);
   job.out = y.data;
   job.out_dtype = y.dtype;
-  run_native(5 * job.total * size_of(y.dtype), [&] { blend_cpu(job, *chosen, max_threads()); });
+  run_on(
+      y.device, 5 * job.total * size_of(y.dtype), [&] { blend_cpu(job, *chosen, max_threads()); },
+      [&](auto stream) { blend_cuda(job, stream); });
   return result;
 }
 

@@ -1,15 +1,18 @@
-// What every native call shares: the instruction set in use, the threads, the GIL, and the test for overlapping memory.
+// What every native call shares: the device, the instruction set in use, the threads, the GIL, and the test for
+// overlapping memory.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <stdexcept>
 
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
 
 #include "cpu/cpu_kernel.h"
+#include "tensors.h"
 
 namespace pyaccel {
 
@@ -34,6 +37,19 @@ void run_native(int64_t bytes, const Work& work) {
     pybind11::gil_scoped_release release;
     work();
   }
+}
+
+// Work where the tensors are: cpu() on the CPU's threads, cuda(stream) as launches in the stream that torch works in.
+template <typename Cpu, typename Cuda>
+void run_on(int device, int64_t bytes, const Cpu& cpu, const Cuda& cuda) {
+  if (device == kCpu) return run_native(bytes, cpu);
+#if defined(PYACCEL_CUDA)
+  const CudaDevice current(device);
+  cuda(reader().stream_of(device));
+#else
+  (void)cuda;
+  throw std::invalid_argument("this build has no CUDA kernels");
+#endif
 }
 
 inline bool touch(const void* a, int64_t a_bytes, const void* b, int64_t b_bytes) {

@@ -90,4 +90,16 @@ PYACCEL_HD void box_muller(uint32_t w0, uint32_t w1, float* n0, float* n1) {
   *n1 = r * sine;
 }
 
+// The four normals of block q: what a GPU's thread draws by itself.
+PYACCEL_HD void normals_of_block(uint64_t seed, uint64_t stream, uint64_t q, float* normals) {
+  uint32_t w0 = uint32_t(q), w1 = uint32_t(q >> 32), w2 = uint32_t(stream), w3 = uint32_t(stream >> 32);
+  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    philox_round(w0, w1, w2, w3, k0, k1);
+    philox_raise(k0, k1);
+  }
+  box_muller(w0, w1, normals, normals + 1);
+  box_muller(w2, w3, normals + 2, normals + 3);
+}
+
 }  // namespace pyaccel

@@ -1,4 +1,5 @@
-// The common case of linear_combination, dense CPU tensors of one shape, served without a detour through Python.
+// The common case of linear_combination, dense tensors of one shape on one device, served without a detour through
+// Python.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -10,11 +11,6 @@
 #include "tensors.h"
 
 namespace pyaccel {
-
-inline TensorReader& reader() {
-  static TensorReader* const r = new TensorReader;  // never destroyed: Python may be gone by then
-  return *r;
-}
 
 // Whether there is a good seed for each sample, the first dimension of t.
 inline bool read_seeds(PyObject* seeds, const DenseTensor& t, std::vector<uint64_t>& to) {
@@ -29,8 +25,8 @@ class PreparedCombination {
     if (kernel_.inputs() == 0) throw std::invalid_argument("a prepared combination needs an input");
   }
 
-  // False, and nothing done, unless all are dense CPU tensors of one shape and of the prepared dtypes, none requires
-  // gradients where those are recorded, and each sample has a seed where there is noise.
+  // False, and nothing done, unless all are dense tensors of one shape and device and of the prepared dtypes, none
+  // requires gradients where those are recorded, and each sample has a seed where there is noise.
   bool run(py::handle in, py::handle out, bool grad, py::handle seeds) const {
     const Items ins(in.ptr()), outs(out.ptr());
     if (size_t(ins.size) != kernel_.inputs() || size_t(outs.size) != kernel_.outputs()) return false;
@@ -38,19 +34,19 @@ class PreparedCombination {
     Scratch<void*> out_pointers(kernel_.outputs());
     DenseTensor first, t;
     if (!reader().read(ins.data[0], grad, &first) || first.dtype != kernel_.in_dtype(0)) return false;
+    if (!kernel_.fits(first.device)) return false;
     in_pointers[0] = first.data;
     for (size_t j = 1; j < kernel_.inputs(); ++j) {
-      if (!reader().read(ins.data[j], grad, &t) || t.dtype != kernel_.in_dtype(j) || !t.same_shape(first)) return false;
+      if (!reader().read(ins.data[j], grad, &t) || t.dtype != kernel_.in_dtype(j) || !t.matches(first)) return false;
       in_pointers[j] = t.data;
     }
     for (size_t a = 0; a < kernel_.outputs(); ++a) {
-      if (!reader().read(outs.data[a], grad, &t) || t.dtype != kernel_.out_dtype(a) || !t.same_shape(first))
-        return false;
+      if (!reader().read(outs.data[a], grad, &t) || t.dtype != kernel_.out_dtype(a) || !t.matches(first)) return false;
       out_pointers[a] = t.data;
     }
     std::vector<uint64_t> counters;
     if (kernel_.noisy() && !read_seeds(seeds.ptr(), first, counters)) return false;
-    kernel_.run(in_pointers.data(), out_pointers.data(), first.numel(), counters);
+    kernel_.run(in_pointers.data(), out_pointers.data(), first.numel(), counters, first.device);
     return true;
   }
 
@@ -59,8 +55,8 @@ class PreparedCombination {
 };
 
 // The same unprepared: a list of outputs, or None, and nothing done, where the tensors or coefficients are anything but
-// dense CPU tensors of one shape and a list of lists of numbers. out may be None: then empty_like makes the outputs, if
-// the inputs have one dtype. noise: None or a tuple of seeds and streams.
+// dense tensors of one shape and device and a list of lists of numbers. out may be None: then empty_like makes the
+// outputs, if the inputs have one dtype. noise: None or a tuple of seeds and streams.
 inline py::object combine_tensors(py::handle tensors, py::handle coefficients, py::handle out, bool grad,
                                   py::handle empty_like, py::handle noise) {
   const auto is_sequence = [](py::handle o) { return PyList_Check(o.ptr()) || PyTuple_Check(o.ptr()); };
@@ -76,7 +72,7 @@ inline py::object combine_tensors(py::handle tensors, py::handle coefficients, p
   DenseTensor first, t;
   for (size_t j = 0; j < k; ++j) {
     DenseTensor& now = j == 0 ? first : t;
-    if (!reader().read(ins.data[j], grad, &now) || !now.same_shape(first)) return py::none();
+    if (!reader().read(ins.data[j], grad, &now) || !now.matches(first)) return py::none();
     if (out.is_none() && now.dtype != first.dtype) return py::none();
     in_pointers[j] = now.data;
     in_dtypes[j] = now.dtype;
@@ -103,14 +99,14 @@ inline py::object combine_tensors(py::handle tensors, py::handle coefficients, p
   }
   Scratch<void*> out_pointers(n);
   for (size_t a = 0; a < n; ++a) {
-    if (!reader().read(PyList_GET_ITEM(results.ptr(), Py_ssize_t(a)), grad, &t) || !t.same_shape(first))
-      return py::none();
+    if (!reader().read(PyList_GET_ITEM(results.ptr(), Py_ssize_t(a)), grad, &t) || !t.matches(first)) return py::none();
     out_pointers[a] = t.data;
     out_dtypes[a] = t.dtype;
   }
   try {
-    LinearCombination(rows, std::move(in_dtypes), std::move(out_dtypes), std::move(streams))
-        .run(in_pointers.data(), out_pointers.data(), first.numel(), seeds);
+    const LinearCombination kernel(rows, std::move(in_dtypes), std::move(out_dtypes), std::move(streams));
+    if (!kernel.fits(first.device)) return py::none();
+    kernel.run(in_pointers.data(), out_pointers.data(), first.numel(), seeds, first.device);
   } catch (const py::type_error&) {
     return py::none();  // coefficients that are not numbers: the general path says which
   }

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "cuda/kernels.h"
 #include "numeric.h"
 
 namespace pyaccel {
@@ -16,7 +17,7 @@ namespace pyaccel {
 // The part of DLPack's binary interface, major version 1, that is used here (github.com/dmlc/dlpack, dlpack.h).
 namespace dlpack {
 
-constexpr int32_t kCpu = 1;
+constexpr int32_t kCpu = 1, kCuda = 2;
 constexpr uint8_t kInt = 0, kFloat = 2, kBfloat = 4, kE4m3fn = 10;
 
 struct Tensor {
@@ -42,16 +43,21 @@ struct ExchangeApi {
 
 }  // namespace dlpack
 
+constexpr int kCpu = -1;  // as the number of a device; those of GPUs begin with 0
+
 // What a kernel needs to know of a dense tensor.
 struct DenseTensor {
   static constexpr int most_dimensions = 16;
   void* data;
   DType dtype;
+  int device;
   int ndim;
   int64_t shape[most_dimensions];
 
-  bool same_shape(const DenseTensor& other) const {
-    return ndim == other.ndim && memcmp(shape, other.shape, size_t(ndim) * sizeof(int64_t)) == 0;
+  // Of the same shape and on the same device.
+  bool matches(const DenseTensor& other) const {
+    return device == other.device && ndim == other.ndim &&
+           memcmp(shape, other.shape, size_t(ndim) * sizeof(int64_t)) == 0;
   }
   int64_t numel() const {
     int64_t product = 1;
@@ -62,10 +68,13 @@ struct DenseTensor {
 
 class TensorReader {
  public:
-  // dtypes: torch's dtypes in the order of DType.
-  void configure(pybind11::object tensor_type, pybind11::tuple dtypes, bool use_dlpack) {
+  // dtypes: torch's dtypes in the order of DType. current_stream: from the number of a GPU to the address of the stream
+  // that torch works in there, or None.
+  void configure(pybind11::object tensor_type, pybind11::tuple dtypes, pybind11::object current_stream,
+                 bool use_dlpack) {
     type_ = std::move(tensor_type);
     dtypes_ = std::move(dtypes);
+    current_stream_ = std::move(current_stream);
     api_ = nullptr;
     if (!use_dlpack || !pybind11::hasattr(type_, "__dlpack_c_exchange_api__")) return;
     const pybind11::object capsule = type_.attr("__dlpack_c_exchange_api__");
@@ -81,8 +90,16 @@ class TensorReader {
 
   bool uses_dlpack() const { return api_ != nullptr; }
 
-  // False for anything but a dense CPU tensor of a known type that shows its own values and, where gradients are
-  // recorded (grad), requires none. Leaves no Python error behind.
+  // The stream in which work on this GPU belongs.
+  void* stream_of(int device) const {
+    const pybind11::object stream = current_stream_(device);
+    void* const address = PyLong_AsVoidPtr(stream.ptr());
+    if (PyErr_Occurred()) throw pybind11::error_already_set();
+    return address;
+  }
+
+  // False for anything but a dense tensor of a known type, on the CPU or on a GPU that there are kernels for, that
+  // shows its own values and, where gradients are recorded (grad), requires none. Leaves no Python error behind.
   bool read(PyObject* object, bool grad, DenseTensor* to) const {
     return read_any(object, grad, to) && !is_code(to->dtype);
   }
@@ -96,6 +113,7 @@ class TensorReader {
     if (reinterpret_cast<PyObject*>(Py_TYPE(object)) != type_.ptr()) return false;
     if (grad && !is(PyObject_GetAttr(object, names().requires_grad), Py_False)) return false;
     if (!(api_ != nullptr ? read_dlpack(object, to) : read_attributes(object, to))) return false;
+    if (to->device != kCpu && (current_stream_.is_none() || !has_kernels(to->device))) return false;
     // Views whose values are negated when they are read, and zeros that have no memory.
     return is(PyObject_CallMethodNoArgs(object, names().is_neg), Py_False) && (to->data != nullptr || to->numel() == 0);
   }
@@ -104,6 +122,8 @@ class TensorReader {
     PyObject* shape = PyUnicode_InternFromString("shape");
     PyObject* dtype = PyUnicode_InternFromString("dtype");
     PyObject* is_cpu = PyUnicode_InternFromString("is_cpu");
+    PyObject* is_cuda = PyUnicode_InternFromString("is_cuda");
+    PyObject* get_device = PyUnicode_InternFromString("get_device");
     PyObject* is_neg = PyUnicode_InternFromString("is_neg");
     PyObject* is_contiguous = PyUnicode_InternFromString("is_contiguous");
     PyObject* requires_grad = PyUnicode_InternFromString("requires_grad");
@@ -127,7 +147,9 @@ class TensorReader {
       PyErr_Clear();
       return false;
     }
-    if (t.device_type != dlpack::kCpu || t.lanes != 1 || t.ndim > DenseTensor::most_dimensions) return false;
+    if (t.device_type != dlpack::kCpu && t.device_type != dlpack::kCuda) return false;
+    if (t.lanes != 1 || t.ndim > DenseTensor::most_dimensions) return false;
+    to->device = t.device_type == dlpack::kCpu ? kCpu : t.device_id;
     if (t.type_code == dlpack::kBfloat && t.bits == 16) {
       to->dtype = DType::bf16;
     } else if (t.type_code == dlpack::kFloat && (t.bits == 16 || t.bits == 32 || t.bits == 64)) {
@@ -160,7 +182,14 @@ class TensorReader {
     while (code < dtypes_.size() && PyTuple_GET_ITEM(dtypes_.ptr(), Py_ssize_t(code)) != dtype.ptr()) ++code;
     if (code == dtypes_.size()) return false;
     to->dtype = DType(code);
-    if (!is(PyObject_GetAttr(object, names().is_cpu), Py_True)) return false;
+    to->device = kCpu;
+    if (!is(PyObject_GetAttr(object, names().is_cpu), Py_True)) {
+      if (!is(PyObject_GetAttr(object, names().is_cuda), Py_True)) return false;
+      const auto device = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, names().get_device));
+      if (!device) return PyErr_Clear(), false;
+      to->device = int(PyLong_AsLong(device.ptr()));
+      if (PyErr_Occurred()) return PyErr_Clear(), false;
+    }
     if (!is(PyObject_CallMethodNoArgs(object, names().is_contiguous), Py_True)) return false;
     const auto shape = py::reinterpret_steal<py::object>(PyObject_GetAttr(object, names().shape));
     if (!shape || !PyTuple_Check(shape.ptr())) return PyErr_Clear(), false;
@@ -174,9 +203,23 @@ class TensorReader {
     return true;
   }
 
-  pybind11::object type_;
+  static bool has_kernels(int device) {
+#if defined(PYACCEL_CUDA)
+    return cuda_problem(device).empty();
+#else
+    (void)device;
+    return false;
+#endif
+  }
+
+  pybind11::object type_, current_stream_ = pybind11::none();
   pybind11::tuple dtypes_;
   const dlpack::ExchangeApi* api_ = nullptr;
 };
+
+inline TensorReader& reader() {
+  static TensorReader* const r = new TensorReader;  // never destroyed: Python may be gone by then
+  return *r;
+}
 
 }  // namespace pyaccel

@@ -42,6 +42,34 @@ PYACCEL_HD Key infinity_key(DType d) {
   return d == DType::f32 ? 0x7f800000 : d == DType::bf16 ? 0x7f80 : d == DType::f16 ? 0x7c00 : Key(0x7ff) << 52;
 }
 
+// The magnitude of a key.
+PYACCEL_HD double value_of(DType dtype, Key key) {
+  switch (dtype) {
+    case DType::f32:
+      return float_from_bits(uint32_t(key));
+    case DType::bf16:
+      return to_float(bf16{uint16_t(key)});
+    case DType::f16:
+      return to_float(f16{uint16_t(key)});
+    default:
+      double x;
+      memcpy(&x, &key, sizeof x);
+      return x;
+  }
+}
+
+// The quantile between two neighbouring order statistics. Equal ones may both be infinite, and a weight of 0 must not
+// meet an infinity.
+PYACCEL_HD double quantile_between(double first, double second, double weight) {
+  return first == second || weight == 0 ? first : first + weight * (second - first);
+}
+
+// s of dynamic thresholding. Comparisons that a NaN fails, so that it stays one.
+PYACCEL_HD double limit_of(double quantile, double limit) {
+  const double most = limit > 1 ? limit : 1, s = quantile < 1 ? 1 : quantile;
+  return s > most ? most : s;
+}
+
 // How many keys are below low, equal to it, inside (low, high) and equal to high; and the greatest of all.
 struct Bracket {
   Key low, high;

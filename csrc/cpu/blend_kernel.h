@@ -39,20 +39,6 @@ PYACCEL_HD int64_t sweep_blend(const Blend& job, int64_t i, int64_t m, int64_t e
   return i;
 }
 
-template <typename Real>
-PYACCEL_HD Real operand(const Blend& job, Blend::Operand which, int64_t i) {
-  Real x = 0;
-  with_type(job.in_dtype[which], job.in[which], i, [&](auto p) { x = Real(to_double(*p)); });
-  return x;
-}
-
-template <typename Real>
-PYACCEL_HD Real one_element(const Blend& job, int64_t i, int64_t m) {
-  return blended<Real>(operand<Real>(job, Blend::kX, i), operand<Real>(job, Blend::kImage, i),
-                       operand<Real>(job, Blend::kNoise, i), operand<Real>(job, Blend::kMask, m), Real(job.alpha),
-                       Real(job.sigma));
-}
-
 void blend_elements(const Blend& job, int64_t i, int64_t m, int64_t count, bool stream) {
   const int64_t end = i + count, shift = m - i;
   bool wide = job.out_dtype == DType::f64;
@@ -62,7 +48,7 @@ void blend_elements(const Blend& job, int64_t i, int64_t m, int64_t count, bool 
     i = sweep_blend<1>(job, i, i + shift, end, false);
   }
   for (; i < end; ++i) {
-    const double value = wide ? one_element<double>(job, i, i + shift) : one_element<float>(job, i, i + shift);
+    const double value = wide ? blended_element<double>(job, i, i + shift) : blended_element<float>(job, i, i + shift);
     store_number(value, job.out_dtype, job.out, i);
   }
 }

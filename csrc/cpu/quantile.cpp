@@ -18,21 +18,6 @@ namespace {
 constexpr int64_t kFew = 8192;    // elements that are selected from directly
 constexpr int64_t kPiece = 4096;  // elements that are sifted at a time: their keys stay in the first cache
 
-double value_of(DType dtype, Key key) {
-  switch (dtype) {
-    case DType::f32:
-      return float_from_bits(uint32_t(key));
-    case DType::bf16:
-      return to_float(bf16{uint16_t(key)});
-    case DType::f16:
-      return to_float(f16{uint16_t(key)});
-    default:
-      double x;
-      memcpy(&x, &key, sizeof x);
-      return x;
-  }
-}
-
 Key key_at(const Threshold& job, int64_t i) {
   switch (job.dtype) {
     case DType::f32:
@@ -148,8 +133,7 @@ double quantile_cpu(const Threshold& job, int64_t sample, const CpuKernel& kerne
   const Pair pair = order_statistics(job, sample * job.inner, int64_t(below), kernel, threads);
   if (pair.first > infinity_key(job.dtype)) return std::numeric_limits<double>::quiet_NaN();
   const double first = value_of(job.dtype, pair.first), second = value_of(job.dtype, pair.second);
-  // Equal ones may both be infinite, and a weight of 0 must not meet an infinity.
-  return first == second || rank == below ? first : first + (rank - below) * (second - first);
+  return quantile_between(first, second, rank - below);
 }
 
 }  // namespace pyaccel

@@ -2,7 +2,6 @@
 #include "../threshold.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "epilogues_cpu.h"
 #include "parallel.h"
@@ -17,10 +16,7 @@ void clamp_range(const Threshold& job, const CpuKernel& kernel, double s, bool d
 }
 
 void dynamic_sample(const Threshold& job, const CpuKernel& kernel, int64_t sample, bool stream, int threads) {
-  const double quantile = quantile_cpu(job, sample, kernel, threads);
-  // Comparisons that a NaN fails, so that it stays one.
-  double s = quantile < 1 ? 1 : quantile;
-  s = s > std::max(job.limit, 1.0) ? std::max(job.limit, 1.0) : s;
+  const double s = limit_of(quantile_cpu(job, sample, kernel, threads), job.limit);
   const int64_t first = sample * job.inner;
   split(job.inner, threads,
         [&](int64_t begin, int64_t end) { clamp_range(job, kernel, s, true, first + begin, first + end, stream); });

@@ -22,12 +22,21 @@ try:
     from .. import _native
 
     native_missing = ""
-    _native.configure(torch.Tensor, (*CODES, *CODED))
     MOST_OUTPUTS_IN_PLACE = _native.most_outputs_in_place
 except ImportError as error:
     _native = None
     MOST_OUTPUTS_IN_PLACE = 4
     native_missing = f"pyaccel._native cannot be imported ({error}); reinstall with: pip install -e ."
+
+
+def read_tensors(dlpack: bool = True) -> bool:
+    """Tells the native module how to read tensors; True if it does so by DLPack's C functions, where it may."""
+    current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    return _native.configure(torch.Tensor, (*CODES, *CODED), current_stream, dlpack)
+
+
+if _native is not None:
+    read_tensors()
 
 
 def forced() -> str | None:
@@ -60,9 +69,11 @@ def choose(device: torch.device) -> str:
 def why_not(name: str, device: torch.device) -> str:
     """Empty when backend ``name`` serves tensors on ``device``; otherwise the reason why it does not."""
     if name == "native":
-        if device.type != "cpu":
-            return "this build has CPU kernels alone"
-        return native_missing
+        if native_missing or device.type == "cpu":
+            return native_missing
+        if device.type != "cuda" or torch.version.hip:
+            return f"there are native kernels for the CPU and for NVIDIA's GPUs, not for {device}"
+        return _cuda_missing(0 if device.index is None else device.index)
     if name == "triton":
         if find_spec("triton") is None:
             return "triton is not installed (pip install 'pyaccel-diffusion[triton]')"
@@ -71,6 +82,16 @@ def why_not(name: str, device: torch.device) -> str:
         if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             return "Triton runs on a GPU; on a CPU it needs its interpreter (TRITON_INTERPRET=1)"
     return ""
+
+
+def _cuda_missing(index: int) -> str:
+    """Empty where the CUDA kernels run on the GPU of this number; otherwise the reason why they do not."""
+    if not hasattr(_native, "cuda_problem"):
+        return "this build has no CUDA kernels; with nvcc on the PATH, pip install -e . builds them"
+    if not hasattr(torch._C, "_cuda_getCurrentRawStream"):
+        return f"the kernels were built, but torch {torch.__version__} knows no CUDA"
+    problem = _native.cuda_problem(index)
+    return f"the kernels were built, but {problem}" if problem else ""
 
 
 def fast_bfloat16() -> bool:
@@ -184,8 +205,8 @@ def describe() -> list[tuple[str, str]]:
         others = ", ".join(_native.instruction_sets())
         rows.append(("native (CPU)", f"{_native.instruction_set()} in use; this machine runs {others}"))
         rows.append(("native threads", str(_native.threads())))
-    rows.append(("native (CUDA)", f"missing: {why_not('native', torch.device('cuda'))}"))
-    gpu = torch.cuda.is_available()
+    reason, gpu = why_not("native", torch.device("cuda")), torch.cuda.is_available()
+    rows.append(("native (CUDA)", f"missing: {reason}" if reason else "available"))
     reason = why_not("triton", torch.device("cuda")) or ("" if gpu else "torch sees no GPU")
     rows.append(("triton", f"missing: {reason}" if reason else "available"))
     rows.append(("reference", "available"))

@@ -1,6 +1,6 @@
 """``blend``: what a mask keeps of an image, at its noise level, put into a sample: one pass over memory.
 
-The arithmetic is in csrc/blend.h, the semantics in reference.py. Dense CPU tensors without gradients go straight to
+The arithmetic is in csrc/blend.h, the semantics in reference.py. Dense tensors without gradients go straight to
 the native kernel. Otherwise, in this order: forward mode, torch.compile, torch.func and dispatch modes, and gradients
 take the formula; the rest takes the kernel of the backend, through copies where its layout wants one.
 """
@@ -48,7 +48,7 @@ def blend(
         TypeError: anything but real floating-point tensors and numbers.
     """
     if not _is_compiling() and _native_first and _plain():
-        # Dense CPU tensors of shapes that fit, good numbers, no gradients: the common case, or None if it is another.
+        # Dense tensors of shapes that fit, good numbers, no gradients: the common case, or None if it is another.
         result = _native(x, mask, image, noise, alpha, sigma, out, _grad_enabled(), _empty_like)
         if result is not None:
             if out is not None:

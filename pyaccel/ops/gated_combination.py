@@ -1,6 +1,6 @@
 """``gated_combination``: residual + gate ⊙ Σ w_j·h_j, a cached branch of a transformer block put in its place.
 
-The arithmetic is in csrc/gated_combination.h, the semantics in reference.py. Dense CPU tensors without gradients go
+The arithmetic is in csrc/gated_combination.h, the semantics in reference.py. Dense tensors without gradients go
 straight to the native kernel. Otherwise, in this order: forward mode, torch.compile, torch.func and dispatch modes, and
 gradients take the formula; the rest takes the kernel of the backend, through copies where its layout wants one.
 """
@@ -58,7 +58,7 @@ def gated_combination(
         TypeError: anything but real floating-point tensors, pairs of :func:`quantize`, and numbers.
     """
     if not _is_compiling() and _native_first and _plain():
-        # Dense CPU tensors of shapes that fit, good numbers, no gradients: the common case, or None if it is another.
+        # Dense tensors of shapes that fit, good numbers, no gradients: the common case, or None if it is another.
         result = _native(residual, gate, tensors, weights, out, _grad_enabled(), _empty_like, Quantized)
         if result is not None:
             if out is not None:
@@ -212,9 +212,21 @@ def _ordered(t, memory_format: torch.memory_format):
     return in_memory_order(dense(t.detach(), memory_format), memory_format)
 
 
+def _few(tensors: list, weights: list[float], like: Tensor, most: int) -> tuple[list, list[float]]:
+    """At most so many tensors and weights of the same sum; what is too much is added up in scratch."""
+    plain = [t.dtype for t in tensors if not isinstance(t, Quantized)]
+    while len(tensors) > most:
+        partial = torch.empty(like.shape, dtype=reference.accumulator([like.dtype, *plain]), device=like.device)
+        _native(None, None, tensors[:most], weights[:most], partial, False, _empty_like, Quantized)
+        tensors, weights = [partial, *tensors[most:]], [1.0, *weights[most:]]
+    return tensors, weights
+
+
 def _launch(chosen: str, residual, gate, tensors: list, weights: list[float], to: Tensor) -> bool:
     """Fills ``to`` from contiguous tensors; False, and nothing done, where the kernel does not take these."""
     if chosen == "native":
+        if to.is_cuda:
+            tensors, weights = _few(tensors, weights, to, backend._native.most_columns)
         return _native(residual, gate, tensors, weights, to, False, _empty_like, Quantized) is not None
     from ..triton_kernels import gated_combination as kernel
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import backend, reference
+from . import backend, native, reference
 from .backend import CODES, plain
 from .checks import check, check_counters, check_dtype, check_out, check_seeds, output_dtypes, refuse_overlap
 from .layout import dense, memory_format_of
@@ -62,7 +62,7 @@ def linear_combination(
         TypeError: anything but real floating-point tensors.
     """
     if not _is_compiling() and _native_first and plain() and dtype is None:
-        # Dense CPU tensors of one shape, lists of numbers, no gradients: the common case, or None if it is another.
+        # Dense tensors of one shape, lists of numbers, no gradients: the common case, or None if it is another.
         result = _combine(tensors, coefficients, out, _grad_enabled(), _empty_like, noise)
         if result is not None:
             if out is not None:
@@ -92,7 +92,7 @@ class Prepared:
         self._run = _never
         if _native_first and len(out_dtypes) <= backend.MOST_OUTPUTS_IN_PLACE:
             codes = [CODES[d] for d in in_dtypes], [CODES[d] for d in out_dtypes]
-            self._run = _native.PreparedCombination(_flatten(coefficients), *codes, self.streams).run
+            self._run = _native.PreparedCombination(native.flatten(coefficients), *codes, self.streams).run
 
     def __reduce__(self):
         return prepare, (self._coefficients, self.in_dtypes, self.out_dtypes, self.streams)
@@ -102,9 +102,9 @@ class Prepared:
     ) -> Sequence[Tensor]:
         """Writes the combinations of ``tensors`` into ``out`` and returns ``out``.
 
-        Dense CPU tensors of one shape and of the prepared dtypes go straight to the kernel, anything else through
-        :func:`linear_combination`, whose contract holds. ``seeds``, one for each sample, are needed where streams of
-        noise were prepared, and not looked at where none were.
+        Dense tensors of one shape and of the prepared dtypes, on the CPU or a GPU, go straight to the kernel, anything
+        else through :func:`linear_combination`, whose contract holds. ``seeds``, one for each sample, are needed where
+        streams of noise were prepared, and not looked at where none were.
         """
         if (  # what plain() asks, without the price of a call
             not _is_compiling()
@@ -230,17 +230,8 @@ def _launch(chosen: str, dense, coefficients, results, batch: int, noise: Noise 
 
         kernel.launch(dense, coefficients, results, batch, noise)
         return
-    checked = not isinstance(coefficients, Tensor)
-    rows = coefficients.detach().reshape(-1).tolist() if not checked else _flatten(coefficients)
-    ins, outs = [CODES[t.dtype] for t in dense], [CODES[t.dtype] for t in results]
-    pointers, out_pointers = [t.data_ptr() for t in dense], [t.data_ptr() for t in results]
     seeds, streams = noise if noise is not None else ((), ())
-    inner = dense[0].numel() // (len(seeds) if streams else batch)
-    _native.linear_combination(rows, batch, pointers, ins, out_pointers, outs, inner, checked, seeds, streams)
-
-
-def _flatten(nested) -> list[float]:
-    return [x for row in nested for x in _flatten(row)] if isinstance(nested[0], Sequence) else list(nested)
+    native.combine(dense, coefficients, results, batch, seeds, streams)
 
 
 def _is_per_sample(coefficients) -> bool:

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import backend, reference
-from .backend import CODES
+from . import backend, native, reference
 from .checks import check_counters, check_dtype, check_seeds
 
 
@@ -80,10 +79,7 @@ def _draw(shape, seeds, stream: int, device: torch.device, dtype: torch.dtype) -
 
         kernel.launch([], [[1.0]], [result], 1, Noise(seeds, [stream]))
     else:
-        inner = result.numel() // len(seeds)
-        backend._native.linear_combination(
-            [1.0], 1, [], [], [result.data_ptr()], [CODES[dtype]], inner, False, seeds, [stream]
-        )
+        native.combine([], [[1.0]], [result], 1, seeds, [stream])
     return result
 
 

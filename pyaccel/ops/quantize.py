@@ -86,7 +86,8 @@ def quantize(x: Tensor, minus: Tensor | None = None, *, dtype: torch.dtype = tor
     scales = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     width, row = x.shape[-1], 0
     flat_codes, flat_scales = codes.view(-1, width), scales.view(-1)
-    for parts in contiguous_parts(given, PART if chosen == "native" else LAUNCHED_PART, x.dim() - 1):
+    most = PART if chosen == "native" and x.device.type == "cpu" else LAUNCHED_PART
+    for parts in contiguous_parts(given, most, x.dim() - 1):
         rows = slice(row, row + parts[0].numel() // width)
         row = rows.stop
         values = [p.view(-1, width) for p in parts]
@@ -103,7 +104,8 @@ def _quantize_rows(chosen: str, x: Tensor, minus: Tensor | None, codes: Tensor, 
 
         kernel.launch(x, minus, codes, scales)
         return
-    step = max(1, PART // x.shape[1])  # float64, and subclasses that no kernel reads
+    # float64, and subclasses that no kernel reads.
+    step = max(1, (PART if x.device.type == "cpu" else LAUNCHED_PART) // x.shape[1])
     for i in range(0, len(x), step):
         some = slice(i, i + step)
         made = reference.quantize(x[some], None if minus is None else minus[some], codes.dtype)

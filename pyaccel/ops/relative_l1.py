@@ -44,6 +44,11 @@ def relative_l1(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.detach(), b.detach()
     dtype = reference.accumulator([a.dtype, b.dtype])
     chosen = "reference" if takes_formula(a, b) else backend.choose(a.device)
+    if chosen == "native" and a.is_cuda:
+        quotient = _gpu_quotient(a, b, dtype)
+        if quotient is not None:
+            return quotient
+        chosen = "reference"
     sums = None if chosen == "reference" else _kernel_sums(chosen, a, b)
     if sums is None:
         sums = reference.relative_l1(a, b)
@@ -59,6 +64,26 @@ def _quotient(difference: float, size: float) -> float:
     return float("inf") if difference > 0 else difference  # 0 or NaN
 
 
+def _parts(a: Tensor, b: Tensor, most: int):
+    # Sums do not ask for the order of dimensions: b's memory's is the best one.
+    order = sorted(range(b.dim()), key=lambda d: -b.stride(d))
+    return contiguous_parts([t.permute(order) for t in (a, b)], most, a.dim())
+
+
+def _gpu_quotient(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """The result by the CUDA kernels, without waiting for the GPU; None for a subclass that no kernel reads."""
+    if not a.numel():
+        return torch.zeros((), dtype=dtype, device=a.device)
+    native, sums = backend._native, []
+    for x, y in _parts(a, b, LAUNCHED_PART):
+        partial = torch.empty(native.relative_l1_blocks(x.numel()), 2, dtype=torch.float64, device=a.device)
+        if not native.relative_l1_partial(x, y, partial):
+            return None
+        sums.append(partial)
+    out = torch.empty((), dtype=dtype, device=a.device)
+    return out if native.relative_l1_quotient(torch.cat(sums) if len(sums) > 1 else sums[0], out) else None
+
+
 def _kernel_sums(chosen: str, a: Tensor, b: Tensor):
     """The two sums as numbers or tensors; None for a subclass that no kernel reads."""
     if chosen == "native":
@@ -72,9 +97,7 @@ def _kernel_sums(chosen: str, a: Tensor, b: Tensor):
 
         part = LAUNCHED_PART
     difference = size = 0.0
-    # Sums do not ask for the order of dimensions: b's memory's is the best one.
-    order = sorted(range(b.dim()), key=lambda d: -b.stride(d))
-    for x, y in contiguous_parts([t.permute(order) for t in (a, b)], part, a.dim()):
+    for x, y in _parts(a, b, part):
         sums = kernel_sums(x, y)
         if sums is None:
             return None

@@ -1,6 +1,6 @@
 """``threshold``: predictions of x0 clamped, by a fixed limit or by each sample's quantile, in place if wanted.
 
-The arithmetic is in csrc/threshold.h, the semantics in reference.py. Dense CPU tensors without gradients go straight
+The arithmetic is in csrc/threshold.h, the semantics in reference.py. Dense tensors without gradients go straight
 to the native kernel. Otherwise, in this order: forward mode, torch.compile, torch.func and dispatch modes, and
 gradients take the formula; the rest takes the kernel of the backend, through copies where its layout wants one.
 """
@@ -23,6 +23,11 @@ _native_first = backend.native_first()
 _native = backend._native.threshold if backend._native is not None else None
 
 
+def _scratch(like: Tensor, size: int) -> Tensor:
+    """Bytes beside ``like``, for a GPU's kernels."""
+    return torch.empty(size, dtype=torch.uint8, device=like.device)
+
+
 def threshold(x0: Tensor, limit: float, ratio: float = 0.0, *, out: Tensor | None = None) -> Tensor:
     """``x0`` [B, ...] clamped to ±``limit``, or dynamic thresholding (Saharia et al. 2022, section 2.3).
 
@@ -43,8 +48,8 @@ def threshold(x0: Tensor, limit: float, ratio: float = 0.0, *, out: Tensor | Non
         TypeError: anything but real floating-point tensors and numbers.
     """
     if not _is_compiling() and _native_first and _plain():
-        # Dense CPU tensors, good numbers, no gradients: the common case, or None if it is another.
-        result = _native(x0, limit, ratio, out, _grad_enabled(), _empty_like)
+        # Dense tensors, good numbers, no gradients: the common case, or None if it is another.
+        result = _native(x0, limit, ratio, out, _grad_enabled(), _empty_like, _scratch)
         if result is not None:
             if out is not None:
                 _increment_version([out])
@@ -86,7 +91,7 @@ def _run(x0: Tensor, limit: float, ratio: float, out: Tensor | None) -> Tensor:
 def _launch(chosen: str, x: Tensor, limit: float, ratio: float, to: Tensor) -> bool:
     """Fills ``to`` from ``x``, both contiguous; False, and nothing done, for a subclass that no kernel reads."""
     if chosen == "native":
-        return _native(x, limit, ratio, to, False, _empty_like) is not None
+        return _native(x, limit, ratio, to, False, _empty_like, _scratch) is not None
     if x.numel():
         from ..triton_kernels import threshold as kernel
 

@@ -310,9 +310,8 @@ def test_prepare_checks():
 @pytest.mark.skipif(backend._native is None, reason=backend.native_missing or "built")
 def test_reading_tensors_by_their_attributes_is_the_same(monkeypatch):
     """What versions of torch without DLPack's C functions do."""
-    configure, dtypes = backend._native.configure, (*backend.CODES, *backend.CODED)
     try:
-        assert not configure(torch.Tensor, dtypes, dlpack=False)
+        assert not backend.read_tensors(dlpack=False)
         test_prepared_takes_what_the_unprepared_takes()
         for _, x in strided_inputs():
             test_layouts("", x)
@@ -320,7 +319,7 @@ def test_reading_tensors_by_their_attributes_is_the_same(monkeypatch):
             tensors, c = random(shape, F32, BF16, F64), random_coefficients(1, 3)
             assert_combines(ops.linear_combination(tensors, c, out=random(shape, F16)), tensors, c)
     finally:
-        configure(torch.Tensor, dtypes)
+        backend.read_tensors()
 
 
 def test_threads_may_share_a_prepared_combination():

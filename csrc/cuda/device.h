@@ -1,0 +1,98 @@
+// What the kernels share: who a thread is, how a launch is made, and reductions.
+//
+// Every kernel is a loop in which the threads of the whole grid take turns: so any number of blocks is right, and as
+// many are launched as give each thread one turn. The launches only ask the runtime to start a kernel in the caller's
+// stream: nothing is allocated and nothing is waited for.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "../numeric.h"
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+#else
+#include "cuda_on_host.h"  // of the tests: the same kernels, run by threads of the CPU
+#endif
+
+namespace pyaccel {
+namespace cuda {
+
+constexpr int kThreads = 256;  // of each block
+constexpr int kWarp = 32;
+
+// Of all threads of the grid.
+__device__ inline int64_t first_turn() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ inline int64_t turn_step() { return int64_t(gridDim.x) * blockDim.x; }
+
+// i / size without the price of a 64-bit division, where that can be.
+PYACCEL_HD int64_t quotient(int64_t i, int64_t size) {
+  return (uint64_t(i | size) >> 32) == 0 ? int64_t(uint32_t(i) / uint32_t(size)) : i / size;
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Blocks that give each of so many threads a turn, as far as a grid goes.
+inline int64_t blocks_for(int64_t threads) {
+  return std::min<int64_t>(std::max<int64_t>(ceil_div(threads, kThreads), 1), INT32_MAX);
+}
+
+#if defined(__CUDACC__)
+// Starts kernel(args...) in the stream; a failure is an error that says which kernel it was.
+template <typename... Parameters>
+void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, void* stream, Parameters... arguments) {
+  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
+  const cudaError_t error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(unsigned(blocks)),
+                                             dim3(kThreads), pointers, 0, static_cast<cudaStream_t>(stream));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // so that it is not found again by whoever asks next
+  throw std::runtime_error(std::string("pyaccel: the CUDA kernel ") + name +
+                           " could not be launched: " + cudaGetErrorString(error));
+}
+#endif
+
+// The combination of all lanes of a warp, in every lane.
+template <typename T, typename Combine>
+__device__ T across_warp(T value, Combine combine) {
+  for (int distance = kWarp / 2; distance > 0; distance /= 2)
+    value = combine(value, __shfl_xor_sync(0xffffffffu, value, distance));
+  return value;
+}
+
+// The combination of all threads of a block, in every thread. All of them must call it.
+template <typename T, typename Combine>
+__device__ T across_block(T value, Combine combine) {
+  __shared__ T of_warp[kThreads / kWarp];
+  value = across_warp(value, combine);
+  __syncthreads();  // the last call's values have been read
+  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  value = of_warp[0];
+  for (int w = 1; w < kThreads / kWarp; ++w) value = combine(value, of_warp[w]);
+  return value;
+}
+
+struct Sum {
+  template <typename T>
+  PYACCEL_HD T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+struct Greatest {
+  template <typename T>
+  PYACCEL_HD T operator()(T a, T b) const {
+    return a > b ? a : b;
+  }
+};
+struct Least {
+  template <typename T>
+  PYACCEL_HD T operator()(T a, T b) const {
+    return a < b ? a : b;
+  }
+};
+
+}  // namespace cuda
+}  // namespace pyaccel

@@ -1,0 +1,185 @@
+// V elements of any type at once: 16-byte loads and stores, and the numbers in between.
+//
+// V is chosen for a launch so that the narrowest common types still make 16 bytes: 8 where an operand has 16 bits, 4
+// for float32 alone, 2 in float64. Codes of 8 bits take 8 bytes then. What is loaded is kept as bytes until it is
+// needed, so that a thread has several loads on their way at once: that is what the speed of memory takes.
+#pragma once
+
+#include "../typed.h"
+#include "device.h"
+
+namespace pyaccel {
+namespace cuda {
+
+// Loads of Bytes if wanted; otherwise the words are whatever they are. A branch around a plain load would make the
+// thread wait for it where the branches meet, and so for one load after the other.
+template <int Bytes>
+PYACCEL_HD void load_if(bool wanted, const void* from, uint32_t* words) {
+#if defined(__CUDA_ARCH__)
+  const size_t address = __cvta_generic_to_global(from);
+  if constexpr (Bytes == 16) {
+    asm volatile("{ .reg .pred p; setp.ne.s32 p, %5, 0; @p ld.global.v4.b32 {%0, %1, %2, %3}, [%4]; }"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "l"(address), "r"(int(wanted))
+                 : "memory");
+  } else if constexpr (Bytes == 8) {
+    asm volatile("{ .reg .pred p; setp.ne.s32 p, %3, 0; @p ld.global.v2.b32 {%0, %1}, [%2]; }"
+                 : "=r"(words[0]), "=r"(words[1])
+                 : "l"(address), "r"(int(wanted))
+                 : "memory");
+  } else {
+    asm volatile("{ .reg .pred p; setp.ne.s32 p, %2, 0; @p ld.global.b32 %0, [%1]; }"
+                 : "=r"(words[0])
+                 : "l"(address), "r"(int(wanted))
+                 : "memory");
+  }
+#else
+  struct alignas(Bytes) Aligned {
+    unsigned char bytes[Bytes];
+  };
+  if (wanted) memcpy(words, static_cast<const Aligned*>(from)->bytes, Bytes);
+#endif
+}
+
+// V elements of at most sizeof(Real) bytes, not yet looked at: 16 bytes or more in words, fewer in narrow. Those of
+// types that only some operations take, 8-bit codes, are Coded.
+template <typename Real, int V, bool Coded>
+struct Raw {
+  uint32_t words[V * sizeof(Real) / 4];
+  uint32_t narrow[2];
+};
+
+// Elements [i, i + V) of p.
+template <typename Real, int V, bool Coded = false>
+PYACCEL_HD Raw<Real, V, Coded> fetch(DType dtype, const void* p, int64_t i) {
+  Raw<Real, V, Coded> raw;
+  const int size = int(size_of(dtype));
+  const char* from = static_cast<const char*>(p) + i * size;
+  load_if<16>(V * size >= 16, from, raw.words);
+  if constexpr (V * sizeof(Real) == 32) load_if<16>(V * size == 32, from + 16, raw.words + 4);
+  if constexpr (sizeof(Real) == sizeof(float)) {
+    if constexpr (Coded) load_if<V>(size == 1, from, raw.narrow);
+  } else {  // next to float64
+    load_if<8>(size == 4, from, raw.narrow);
+    if (size == 2) raw.narrow[0] = *reinterpret_cast<const uint32_t*>(from);
+    if (Coded && size == 1) raw.narrow[0] = *reinterpret_cast<const uint16_t*>(from);
+  }
+  return raw;
+}
+
+// What was fetched, as numbers: f(e, number e).
+template <typename Real, int V, bool Coded, typename F>
+PYACCEL_HD void decode(DType dtype, const Raw<Real, V, Coded>& raw, F f) {
+  const auto each = [&](auto typed) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+    if constexpr (sizeof(T) <= sizeof(Real)) {
+      T elements[V];
+      memcpy(elements, sizeof elements >= 16 ? raw.words : raw.narrow, sizeof elements);
+      for (int e = 0; e < V; ++e) f(e, Real(to_double(elements[e])));
+    }
+  };
+  if constexpr (Coded) {
+    with_any_type(dtype, nullptr, 0, each);
+  } else {
+    with_type(dtype, nullptr, 0, each);
+  }
+}
+
+template <int Bytes>
+PYACCEL_HD void copy_out(const uint32_t* words, void* to) {
+  if constexpr (Bytes >= 16) {
+    for (int part = 0; part < Bytes / 16; ++part)
+      static_cast<uint4*>(to)[part] =
+          uint4{words[4 * part], words[4 * part + 1], words[4 * part + 2], words[4 * part + 3]};
+  } else if constexpr (Bytes == 8) {
+    *static_cast<uint2*>(to) = uint2{words[0], words[1]};
+  } else {
+    *static_cast<uint32_t*>(to) = words[0];
+  }
+}
+
+// Numbers to elements [i, i + V) of out, which are no codes.
+template <typename Real, int V>
+PYACCEL_HD void store(const Real* numbers, DType dtype, void* out, int64_t i) {
+  with_type(dtype, out, i, [&](auto typed) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+    if constexpr (sizeof(T) <= sizeof(Real)) {
+      T elements[V];
+      for (int e = 0; e < V; ++e) {
+        if constexpr (sizeof(T) == sizeof(double)) {
+          elements[e] = numbers[e];
+        } else {
+          from_float(float(numbers[e]), elements + e);
+        }
+      }
+      uint32_t words[V * sizeof(T) / 4];
+      memcpy(words, elements, sizeof elements);
+      copy_out<V * sizeof(T)>(words, const_cast<T*>(typed));
+    }
+  });
+}
+
+// The operands of a launch: which numbers it wants, and whether it may go in vectors.
+class Operands {
+ public:
+  void add(const void* p, DType dtype) {
+    const int64_t size = size_of(dtype);
+    if (reinterpret_cast<uintptr_t>(p) % uintptr_t(size) != 0)
+      throw std::invalid_argument("pyaccel: a tensor on a GPU does not begin at a multiple of its element's size");
+    wide_ |= dtype == DType::f64;
+    half_ |= size == 2;
+    address_[size == 8 ? 3 : size == 4 ? 2 : size == 2 ? 1 : 0] |= reinterpret_cast<uintptr_t>(p);
+  }
+  // Runs that begin at multiples of size; a vector must not reach from one into the next.
+  void add_run(int64_t size) { runs_ |= uint64_t(size); }
+
+  bool wide() const { return wide_; }                      // float64
+  int lanes() const { return wide_ ? 2 : half_ ? 8 : 4; }  // V
+  // How many of total elements go as vectors: as many as fit, or none.
+  int64_t vectors(int64_t total, int v) const {
+    bool fit = runs_ % uint64_t(v) == 0;
+    for (int s = 0; s < 4; ++s) fit &= address_[s] % std::min<uint64_t>(16, uint64_t(v) << s) == 0;
+    return fit ? total / v : 0;
+  }
+
+ private:
+  bool wide_ = false, half_ = false;
+  uintptr_t address_[4] = {};  // the bits of all addresses, by the size of the elements: 1 << s bytes
+  uint64_t runs_ = 0;
+};
+
+// A tensor that broadcasts: element i goes with i / (inner repeats) * inner + i % inner of it.
+struct Broadcast {
+  const void* p;
+  DType dtype;
+  int64_t inner, repeats;
+
+  PYACCEL_HD bool one_number() const { return inner == 1; }  // for each run of repeats elements
+  PYACCEL_HD int64_t at(int64_t i) const {
+    if (repeats == 1) return i;
+    return quotient(i, inner * repeats) * inner + i - quotient(i, inner) * inner;
+  }
+  void add_to(Operands& operands) const {
+    operands.add(p, dtype);
+    if (repeats > 1) operands.add_run(one_number() ? repeats : inner);
+  }
+};
+
+// Its elements of [i, i + V), fetched and later decoded; where it is one number, that is read when it is decoded.
+template <typename Real, int V>
+PYACCEL_HD Raw<Real, V, false> fetch(const Broadcast& b, int64_t i) {
+  if (b.repeats > 1 && b.one_number()) return {};
+  return fetch<Real, V>(b.dtype, b.p, b.at(i));
+}
+template <typename Real, int V, typename F>
+PYACCEL_HD void decode(const Broadcast& b, const Raw<Real, V, false>& raw, int64_t i, F f) {
+  if (b.repeats > 1 && b.one_number()) {
+    const Real number = read_number<Real>(b.dtype, b.p, b.at(i));
+    for (int e = 0; e < V; ++e) f(e, number);
+  } else {
+    decode(b.dtype, raw, f);
+  }
+}
+
+}  // namespace cuda
+}  // namespace pyaccel

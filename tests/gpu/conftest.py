@@ -1,0 +1,28 @@
+"""Tests that need one of NVIDIA's GPUs; elsewhere they are skipped."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _needs_gpu():
+    if not torch.cuda.is_available() or torch.version.hip:
+        pytest.skip("torch sees no GPU of NVIDIA's")
+
+
+@pytest.fixture(params=["native", "triton"])
+def gpu(request, monkeypatch):
+    """A GPU on which this backend serves: each test runs with both."""
+    from pyaccel.ops import backend
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    if reason := backend.why_not(request.param, device):
+        pytest.skip(reason)
+    if request.param == "triton":  # the quick way into the native kernels was chosen when they were imported
+        for module in QUICK:
+            monkeypatch.setattr(f"pyaccel.ops.{module}._native_first", False)
+    monkeypatch.setenv("PYACCEL_BACKEND", request.param)
+    return device
+
+
+QUICK = ("blend", "gated_combination", "linear_combination", "threshold")

@@ -1,0 +1,293 @@
+// Every operation on random operands of odd sizes, of all types and at addresses that vectors cannot take, against
+// float64. The sanitizers watch each access meanwhile. Prints "right" if all was.
+#include <algorithm>
+#include <limits>
+#include <memory>
+
+#include "engine.h"
+#include "operands.h"
+#include "philox.h"
+
+using namespace check;
+
+namespace {
+
+constexpr int64_t kSizes[] = {1, 3, 8, 31, 257, 1000, 4099};
+
+int64_t any_size() { return kSizes[below(7)]; }
+int any_offset() { return below(3) == 0 ? below(5) : 0; }
+
+std::vector<Tensor> operands(int count, int64_t size, DType same, bool mixed) {
+  std::vector<Tensor> made;
+  for (int j = 0; j < count; ++j) {
+    made.emplace_back(mixed ? any_float() : same, size, any_offset());
+    made.back().fill();
+  }
+  return made;
+}
+
+float noise_at(uint64_t seed, uint64_t stream, int64_t e) {
+  float block[4];
+  normals_of_block(seed, stream, uint64_t(e / 4), block);
+  return block[e % 4];
+}
+
+void linear_combination(int k, int n, int streams, int64_t batch, int64_t inner, bool per_sample, DType same,
+                        bool mixed, bool in_place) {
+  std::vector<Tensor> in = operands(k, batch * inner, same, mixed), out = operands(n, batch * inner, same, mixed);
+  std::vector<Tensor> before;
+  for (auto& t : in) {
+    before.emplace_back(t.dtype(), t.size(), 0);
+    for (int64_t i = 0; i < t.size(); ++i) before.back().set(i, t.at(i));
+  }
+  const int columns = k + streams;
+  std::vector<double> c(size_t((per_sample ? batch : 1) * n * columns));
+  for (double& x : c) x = normal();
+  std::vector<uint64_t> seeds, numbers;
+  for (int64_t s = 0; s < batch; ++s) seeds.push_back(random_bits()() >> 1);
+  for (int s = 0; s < streams; ++s) numbers.push_back(random_bits()() >> (s % 2 == 0 ? 1 : 50));
+  std::vector<const void*> from;
+  std::vector<void*> to;
+  std::vector<DType> in_dtype, out_dtype;
+  bool wide = false;
+  for (auto& t : in) from.push_back(t.data()), in_dtype.push_back(t.dtype()), wide |= t.dtype() == DType::f64;
+  for (int a = 0; a < n; ++a) {
+    Tensor& t = in_place && a < k && n <= 4 ? in[size_t(a)] : out[size_t(a)];
+    to.push_back(t.data()), out_dtype.push_back(t.dtype()), wide |= t.dtype() == DType::f64;
+  }
+  const bool alike = per_sample || streams > 0;  // whether samples are told apart
+  engine::linear_combination({n, k, alike ? batch : 1, alike ? inner : batch * inner, c.data(),
+                              per_sample ? n * columns : 0, from.data(), in_dtype.data(), to.data(), out_dtype.data(),
+                              streams, seeds.data(), numbers.data()});
+  for (int a = 0; a < n; ++a) {
+    const Tensor& got = in_place && a < k && n <= 4 ? in[size_t(a)] : out[size_t(a)];
+    for (int64_t i = 0; i < batch * inner; ++i) {
+      const int64_t sample = i / inner, row = (per_sample ? sample * n : 0) + a;
+      double sum = 0, magnitude = 0;
+      for (int j = 0; j < columns; ++j) {
+        const double x =
+            j < k ? before[size_t(j)].at(i) : noise_at(seeds[size_t(sample)], numbers[size_t(j - k)], i % inner);
+        const double term = c[size_t(row * columns + j)] * x;
+        // Vector units and compilers evaluate the polynomials of the normals in their own ways.
+        sum += term, magnitude += std::fabs(term) * (j < k ? 1 : 1 + 1e-6 / 0x1p-23 / (std::fabs(x) + 1e-9));
+      }
+      near("linear_combination", got, i, sum, magnitude, columns, wide && streams == 0);
+    }
+  }
+}
+
+// A broadcast operand: its elements, and how it repeats.
+struct Shared {
+  int64_t size, inner, repeats;
+  int64_t at(int64_t i) const { return i / (inner * repeats) * inner + i % inner; }
+};
+
+Shared any_shared(int64_t outer, int64_t middle, int64_t row) {
+  switch (below(4)) {
+    case 0:
+      return {outer * middle * row, outer * middle * row, 1};  // in full
+    case 1:
+      return {outer * row, row, middle};  // [outer, 1, row]
+    case 2:
+      return {outer * middle, 1, row};  // [outer, middle, 1]
+    default:
+      return {1, 1, outer * middle * row};
+  }
+}
+
+// The driver on the CPU is not handed runs that are short: the bindings see to that.
+bool worthwhile(const Shared& s, bool one_number) {
+  return s.repeats == 1 || (s.inner == 1 ? one_number && s.repeats >= 16 : s.inner >= 16);
+}
+
+void gated_combination(int k, int64_t outer, int64_t middle, int64_t row, DType same, bool mixed, bool codes) {
+  const int64_t total = outer * middle * row;
+  std::vector<Tensor> in;
+  std::vector<std::vector<float>> scales;
+  for (int j = 0; j < k; ++j) {
+    const bool code = codes && j > 0;
+    in.emplace_back(code ? any_code() : mixed ? any_float() : same, total, any_offset());
+    in.back().fill();
+    scales.emplace_back();
+    for (int64_t r = 0; code && r < outer * middle; ++r) scales.back().push_back(float(normal()));
+  }
+  std::vector<Tensor> others = operands(3, total, same, mixed);
+  Tensor &residual = others[0], &out = others[1];
+  const Shared shared = any_shared(outer, middle, row);
+  if (!worthwhile(shared, true)) return;
+  Tensor gate(others[2].dtype(), shared.size, any_offset());
+  gate.fill();
+  const bool has_gate = below(4) != 0, has_residual = below(4) != 0;
+  std::vector<const void*> from;
+  std::vector<DType> dtypes;
+  std::vector<const float*> scale_pointers;
+  std::vector<double> weights;
+  bool wide = out.dtype() == DType::f64 || (has_gate && gate.dtype() == DType::f64) ||
+              (has_residual && residual.dtype() == DType::f64);
+  for (int j = 0; j < k; ++j) {
+    from.push_back(in[size_t(j)].data()), dtypes.push_back(in[size_t(j)].dtype());
+    scale_pointers.push_back(scales[size_t(j)].empty() ? nullptr : scales[size_t(j)].data());
+    weights.push_back(normal());
+    wide |= dtypes.back() == DType::f64;
+  }
+  engine::gated_combination({k, from.data(), dtypes.data(), scale_pointers.data(), weights.data(),
+                             has_residual ? residual.data() : nullptr, residual.dtype(),
+                             has_gate ? gate.data() : nullptr, gate.dtype(), out.data(), out.dtype(), total, row,
+                             has_gate ? shared.inner : 1, has_gate ? shared.repeats : 1});
+  for (int64_t i = 0; i < total; ++i) {
+    double sum = 0, magnitude = 0;
+    for (int j = 0; j < k; ++j) {
+      const auto& s = scales[size_t(j)];
+      const double term = weights[size_t(j)] * in[size_t(j)].at(i) * (s.empty() ? 1 : double(s[size_t(i / row)]));
+      sum += term, magnitude += std::fabs(term);
+    }
+    const double g = has_gate ? gate.at(shared.at(i)) : 1, r = has_residual ? residual.at(i) : 0;
+    near("gated_combination", out, i, g * sum + r, std::fabs(g) * magnitude + std::fabs(r), k + 4, wide);
+  }
+}
+
+void blend(int64_t outer, int64_t middle, int64_t row, DType same, bool mixed) {
+  const int64_t total = outer * middle * row;
+  std::vector<Tensor> t = operands(4, total, same, mixed);
+  const Shared shared = any_shared(outer, middle, row);
+  if (!worthwhile(shared, false)) return;
+  Tensor mask(mixed ? any_float() : same, shared.size, any_offset());
+  mask.fill();
+  const double alpha = normal(), sigma = normal();
+  bool wide = mask.dtype() == DType::f64;
+  for (auto& x : t) wide |= x.dtype() == DType::f64;
+  engine::blend({{t[0].data(), t[1].data(), t[2].data(), mask.data()},
+                 {t[0].dtype(), t[1].dtype(), t[2].dtype(), mask.dtype()},
+                 t[3].data(),
+                 t[3].dtype(),
+                 total,
+                 shared.inner,
+                 shared.repeats,
+                 alpha,
+                 sigma});
+  for (int64_t i = 0; i < total; ++i) {
+    const double m = mask.at(shared.at(i)), x = t[0].at(i), image = alpha * t[1].at(i), noise = sigma * t[2].at(i);
+    const double magnitude = std::fabs(m * x) + (1 + std::fabs(m)) * (std::fabs(image) + std::fabs(noise));
+    near("blend", t[3], i, m * x + (1 - m) * (image + noise), magnitude, 6, wide);
+  }
+}
+
+void relative_l1(int64_t size, DType a_dtype, DType b_dtype) {
+  Tensor a(a_dtype, size, any_offset()), b(b_dtype, size, any_offset());
+  a.fill(), b.fill();
+  double difference = 0, sum = 0;
+  for (int64_t i = 0; i < size; ++i) difference += std::fabs(a.at(i) - b.at(i)), sum += std::fabs(b.at(i));
+  const double got = engine::relative_l1({a.data(), b.data(), a_dtype, b_dtype, size});
+  holds(std::fabs(got - difference / sum) <= 1e-6 * difference / sum, "relative_l1 is wrong");
+}
+
+void quantize(int64_t rows, int64_t width, DType x_dtype, DType minus_dtype, bool difference, DType code) {
+  Tensor x(x_dtype, rows * width, any_offset()), minus(minus_dtype, rows * width, any_offset());
+  x.fill(), minus.fill();
+  if (rows > 2) {  // a row of zeros, and one that is not finite
+    for (int64_t i = 0; i < width; ++i) x.set(i, 0), minus.set(i, 0);
+    x.set(width + below(int(width)), below(2) != 0 ? INFINITY : NAN);
+  }
+  Tensor codes(code, rows * width, any_offset()), expected(code, rows * width, 0);
+  std::vector<float> scales(static_cast<size_t>(rows), -1);
+  engine::quantize({x.data(), difference ? minus.data() : nullptr, x_dtype, minus_dtype, codes.data(), code,
+                    scales.data(), rows, width});
+  for (int64_t r = 0; r < rows; ++r) {
+    std::vector<float> v;
+    float biggest = 0;
+    bool finite = true;
+    for (int64_t i = r * width; i < (r + 1) * width; ++i) {
+      v.push_back(difference ? float(x.at(i)) - float(minus.at(i)) : float(x.at(i)));
+      finite &= std::isfinite(v.back());
+      biggest = std::max(biggest, std::fabs(v.back()));
+    }
+    const float scale = scale_of(biggest, finite, code), got = scales[size_t(r)];
+    holds(got == scale || (got != got && scale != scale), "a scale is wrong");
+    for (int64_t i = 0; i < width; ++i) {
+      const float value = scale > 0 ? v[size_t(i)] / scale : 0;
+      expected.set(r * width + i, code == DType::i8 ? std::nearbyint(value) : value);
+    }
+  }
+  holds(codes.same_bits(expected), "codes are wrong");
+}
+
+void threshold(int64_t batch, int64_t inner, DType dtype, double limit, double ratio, int kind, bool in_place) {
+  Tensor x(dtype, batch * inner, any_offset()), other(dtype, batch * inner, any_offset());
+  x.fill(3);
+  // Many equal ones; infinities; a NaN in the last sample.
+  for (int64_t i = 0; kind == 1 && i < x.size(); ++i) x.set(i, std::min(std::max(x.at(i), -1.5), 1.5));
+  for (int64_t i = 0; kind == 2 && i < x.size(); ++i) x.set(i, below(3) == 0 ? -INFINITY : x.at(i));
+  if (kind == 3) x.set(x.size() - 1 - below(int(inner)), NAN);
+  std::vector<double> values;
+  for (int64_t i = 0; i < x.size(); ++i) values.push_back(x.at(i));
+  Tensor& out = in_place ? x : other;
+  engine::threshold({x.data(), out.data(), dtype, batch, inner, limit, ratio});
+  for (int64_t b = 0; b < batch; ++b) {
+    double s = limit;
+    if (ratio > 0) {
+      std::vector<double> sizes;
+      bool nan = false;
+      for (int64_t i = 0; i < inner; ++i) {
+        sizes.push_back(std::fabs(values[size_t(b * inner + i)]));
+        nan |= sizes.back() != sizes.back();
+      }
+      const double rank = ratio * double(inner - 1), low = std::floor(rank);
+      if (!nan) std::sort(sizes.begin(), sizes.end());
+      const double first = sizes[size_t(low)], second = sizes[size_t(std::min(int64_t(low) + 1, inner - 1))];
+      const double q = first == second || rank == low ? first : first + (rank - low) * (second - first);
+      s = nan ? NAN : std::min(std::max(q, 1.0), std::max(limit, 1.0));
+    }
+    for (int64_t i = b * inner; i < (b + 1) * inner; ++i) {
+      if (s != s || values[size_t(i)] != values[size_t(i)]) {
+        holds(out.at(i) != out.at(i), "threshold loses a NaN");
+        continue;
+      }
+      const double kept = std::min(std::max(values[size_t(i)], -s), s);
+      if (s == INFINITY && ratio > 0 && std::isinf(kept)) continue;  // infinity by infinity
+      near("threshold", out, i, ratio > 0 ? kept / s : kept, ratio > 0 ? 1 : std::fabs(kept), 2, dtype == DType::f64);
+    }
+  }
+}
+
+void everything(int rounds) {
+  for (int round = 0; round < rounds; ++round) {
+    const DType same = kFloats[round % 4];
+    const bool mixed = round % 3 == 0;
+    linear_combination(1 + below(6), 1 + below(6), 0, 1, any_size(), false, same, mixed, round % 2 == 0);
+    linear_combination(1 + below(3), 1 + below(4), 0, 1 + below(5), any_size(), true, same, mixed, round % 2 == 0);
+    linear_combination(below(3), 1 + below(3), 1 + below(2), 1 + below(3), any_size(), round % 2 == 0, same, mixed,
+                       false);
+    gated_combination(1 + below(4), 1 + below(3), 1 + below(4), 1 + any_size() / 4, same, mixed, round % 2 == 0);
+    gated_combination(1 + below(4), 1 + below(2), 1 + below(3), 8 * (1 + below(40)), same, mixed, round % 2 == 0);
+    blend(1 + below(3), 1 + below(4), round % 2 == 0 ? 8 * (1 + below(40)) : 1 + any_size() / 4, same, mixed);
+    relative_l1(any_size() * (1 + below(3)), same, mixed ? any_float() : same);
+    const DType floats[] = {DType::f32, DType::bf16, DType::f16};
+    quantize(1 + below(5), round % 2 == 0 ? any_size() : 8 * (1 + below(200)), floats[below(3)], floats[below(3)],
+             round % 2 == 0, any_code());
+    threshold(1 + below(3), any_size(), same, 0.5 + below(3), 0, round % 4, round % 2 == 0);
+    const double limit = below(3) == 0 ? INFINITY : 0.5 + below(3);
+    threshold(1 + below(3), any_size(), same, limit, (1 + below(998)) / 1000.0, below(4), round % 2 == 0);
+  }
+  // As much as a launch has room for, and what takes several.
+  linear_combination(60, 4, 4, 2, 257, false, DType::bf16, false, true);
+  linear_combination(3, 2, 2, 70, 16, false, DType::f32, false, false);
+  linear_combination(30, 4, 0, 9, 40, true, DType::f32, true, false);
+  gated_combination(64, 2, 3, 40, DType::bf16, true, true);
+  threshold(2, 40000, DType::f32, 100, 0.995, 0, false);
+  for (const DType dtype : kFloats)
+    threshold(3, 31, dtype, 100, 0.9, 0, false);  // far from one order statistic to the next
+  relative_l1(100003, DType::bf16, DType::f32);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int rounds = argc > 1 ? atoi(argv[1]) : 8;
+  for (const std::string& variant : engine::variants()) {
+    engine::use(variant);
+    everything(rounds);
+    if (failures > 0) return printf("%d failures: %s\n", failures, variant.c_str()), 1;
+  }
+  printf("right\n");
+  return 0;
+}
