@@ -68,13 +68,12 @@ struct Sums {
   PYACCEL_HD void add(int u, Number<Real> x) { ones[u] = ones[u] + x; }
   PYACCEL_HD double total() const {
     double sum = 0;
-    for (int u = 0; u < kUnits; ++u) {
-      sum += double(ones[u].v);
-      if constexpr (sizeof(Real) == sizeof(float)) {
-        float each[Vec::width];
-        lanes[u].store(each, false);
-        for (const float x : each) sum += double(x);
-      }
+    for (int u = 0; u < kUnits; ++u) sum += double(ones[u].v);
+    if constexpr (sizeof(Real) == sizeof(float)) {
+      const Vec all = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);  // heads are short: few numbers are left to add up
+      float each[Vec::width];
+      all.store(each, false);
+      for (const float x : each) sum += double(x);
     }
     return sum;
   }
