@@ -1,7 +1,11 @@
 """Tests that need one of NVIDIA's GPUs; elsewhere they are skipped."""
 
+import importlib
+
 import pytest
 import torch
+
+QUICK = ("blend", "gated_combination", "linear_combination", "threshold")
 
 
 @pytest.fixture(autouse=True)
@@ -20,9 +24,6 @@ def gpu(request, monkeypatch):
         pytest.skip(reason)
     if request.param == "triton":  # the quick way into the native kernels was chosen when they were imported
         for module in QUICK:
-            monkeypatch.setattr(f"pyaccel.ops.{module}._native_first", False)
+            monkeypatch.setattr(importlib.import_module(f"pyaccel.ops.{module}"), "_native_first", False)
     monkeypatch.setenv("PYACCEL_BACKEND", request.param)
     return device
-
-
-QUICK = ("blend", "gated_combination", "linear_combination", "threshold")
