@@ -36,7 +36,7 @@ gpu: $(VENV)/.with-test ## on a machine with a GPU: all tests, compute-sanitizer
 	  set -ex; \
 	  compute-sanitizer --tool memcheck --error-exitcode 1 $(BIN)/pytest tests/gpu -k "native and not 2_to_the_31"; \
 	  compute-sanitizer --tool racecheck --error-exitcode 1 $(BIN)/pytest tests/gpu \
-	    -k "native and (relative_l1 or quantize or threshold)"; \
+	    -k "native and (relative_l1 or quantize or threshold or adaln or norm_rope)"; \
 	else echo "compute-sanitizer was not found: memcheck and racecheck are left out"; fi
 	$(BIN)/python benchmarks/gpu.py
 

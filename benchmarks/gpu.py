@@ -29,12 +29,12 @@ SHORT = {F32: "float32", BF16: "bfloat16"}
 
 @dataclass
 class Case:
-    """One row: what moves so many bytes, and the same by others. Each contestant returns its result."""
+    """One row: what moves so many bytes, and the same by others. Each contestant returns its result, or several."""
 
     name: str
     bytes: int
-    ours: Callable[[], torch.Tensor]
-    eager: Callable[[], torch.Tensor]
+    ours: Callable[[], torch.Tensor | tuple[torch.Tensor, ...]]
+    eager: Callable[[], torch.Tensor | tuple[torch.Tensor, ...]]
 
 
 def combination(tensors, weights):
@@ -42,6 +42,21 @@ def combination(tensors, weights):
     for t, w in zip(tensors[1:], weights[1:], strict=True):
         total = total + w * t
     return total
+
+
+def modulated(x, scale, shift):
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+def turned(x, weight, cos, sin):
+    y = torch.nn.functional.rms_norm(x, x.shape[-1:], weight, 1e-6)
+    beside = torch.stack([-y[..., 1::2], y[..., ::2]], -1).flatten(-2)
+    return (y * cos[:, None] + beside * sin[:, None]).to(x.dtype)
+
+
+def gated_and_modulated(residual, gate, branch, scale, shift):
+    r = residual + gate * branch
+    return r, modulated(r, scale, shift)
 
 
 def cases(device: torch.device, elements: int) -> Iterator[Case]:
@@ -84,6 +99,28 @@ def cases(device: torch.device, elements: int) -> Iterator[Case]:
             5 * size,
             lambda x=x, y=y, z=z, u=u, o=out: ops.blend(x, u, y, z, 0.8, 0.6, out=o),
             lambda x=x, y=y, z=z, u=u: u * x + (1 - u) * (0.8 * y + 0.6 * z),
+        )
+        scale, shift = y[:, :1].clone(), z[:, :1].clone()
+        yield Case(
+            f"adaln_modulate, {SHORT[dtype]}",
+            2 * size,
+            lambda x=x, s=scale, t=shift: ops.adaln_modulate(x, s, t),
+            lambda x=x, s=scale, t=shift: modulated(x, s, t),
+        )
+        yield Case(
+            f"gated_residual_adaln, {SHORT[dtype]}",
+            4 * size,
+            lambda x=x, g=gate, y=y, s=scale, t=shift: ops.gated_residual_adaln(x, g, y, s, t),
+            lambda x=x, g=gate, y=y, s=scale, t=shift: gated_and_modulated(x, g, y, s, t),
+        )
+        q, k = (t.view(2, -1, 24, 128) for t in (x, y))
+        weight = z[0, 0, :128].clone()
+        cos, sin = (torch.randn(q.shape[1], 128, device=device) for _ in range(2))
+        yield Case(
+            f"qk_norm_rope, {SHORT[dtype]}",
+            4 * size,
+            lambda q=q, k=k, w=weight, c=cos, s=sin: ops.qk_norm_rope(q, k, w, w, c, s),
+            lambda q=q, k=k, w=weight, c=cos, s=sin: (turned(q, w, c, s), turned(k, w, c, s)),
         )
         yield Case(
             f"threshold, {SHORT[dtype]}",

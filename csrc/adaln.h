@@ -9,6 +9,7 @@
 // so y is what the two operations give one after the other.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "numeric.h"
@@ -40,8 +41,14 @@ struct AdaLN {
 };
 
 // squares: the sum over a row of (x - mean)^2.
-PYACCEL_HD double inverse_deviation(double squares, int64_t width, double eps) {
-  return 1 / __builtin_sqrt(squares / double(width) + eps);
+template <typename Real>
+PYACCEL_HD Real inverse_deviation(Real squares, int64_t width, double eps) {
+  const Real variance = squares / Real(width) + Real(eps);
+  if constexpr (sizeof(Real) == sizeof(float)) {
+    return 1 / sqrtf(variance);
+  } else {
+    return 1 / sqrt(variance);
+  }
 }
 
 // Of one number, or of registers of them.

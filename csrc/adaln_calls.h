@@ -1,4 +1,4 @@
-// adaln and norm_rope of dense CPU tensors, served without a detour through Python.
+// adaln and norm_rope of dense tensors on one device, served without a detour through Python.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -40,7 +40,7 @@ inline py::object adaln_tensors(py::handle x, py::handle gate, py::handle branch
                                 py::handle weight, py::handle bias, bool rms, py::handle eps, bool grad,
                                 py::handle empty_like) {
   DenseTensor v, b, s, y;
-  if (!reader().read(x.ptr(), grad, &v) || v.device != kCpu || v.ndim < 1) return py::none();
+  if (!reader().read(x.ptr(), grad, &v) || v.ndim < 1) return py::none();
   AdaLN job{};
   job.x = v.data;
   job.dtype = v.dtype;
@@ -69,7 +69,9 @@ inline py::object adaln_tensors(py::handle x, py::handle gate, py::handle branch
   if (!out || !sum) return py::none();
   job.out = y.data;
   if (!branch.is_none()) job.sum = s.data;
-  run_native(v.numel() * 8, [&] { adaln_cpu(job, *chosen, max_threads()); });
+  run_on(
+      v.device, v.numel() * 8, [&] { adaln_cpu(job, *chosen, max_threads()); },
+      [&](auto stream) { adaln_cuda(job, stream); });
   if (branch.is_none()) return out;
   return py::make_tuple(sum, out);
 }
@@ -91,8 +93,7 @@ inline bool read_angles(py::handle o, const DenseTensor& x, bool grad, RowOperan
 inline py::object norm_rope_tensor(py::handle x, py::handle weight, py::handle cos, py::handle sin, py::handle eps,
                                    bool neighbours, bool grad, py::handle empty_like) {
   DenseTensor v, w, y;
-  if (!reader().read(x.ptr(), grad, &v) || v.device != kCpu || v.ndim != 4 || v.numel() == 0 || v.shape[3] % 2 != 0)
-    return py::none();
+  if (!reader().read(x.ptr(), grad, &v) || v.ndim != 4 || v.numel() == 0 || v.shape[3] % 2 != 0) return py::none();
   NormRope job{};
   job.x = v.data;
   job.dtype = v.dtype;
@@ -103,7 +104,7 @@ inline py::object norm_rope_tensor(py::handle x, py::handle weight, py::handle c
   job.eps = number_or_nan(eps.ptr());
   if (!(job.eps >= 0)) return py::none();
   if (!weight.is_none()) {
-    if (!reader().read(weight.ptr(), grad, &w) || w.device != kCpu || w.ndim != 1) return py::none();
+    if (!reader().read(weight.ptr(), grad, &w) || w.device != v.device || w.ndim != 1) return py::none();
     job.across = w.shape[0] != job.width;
     if (job.across && w.shape[0] != job.heads * job.width) return py::none();
     job.weight = {w.data, w.dtype, 1, job.tokens};
@@ -115,7 +116,9 @@ inline py::object norm_rope_tensor(py::handle x, py::handle weight, py::handle c
   if (!result) throw py::error_already_set();
   if (!reader().read(result.ptr(), false, &y) || y.dtype != v.dtype || !y.matches(v)) return py::none();
   job.out = y.data;
-  run_native(v.numel() * 8, [&] { norm_rope_cpu(job, *chosen, max_threads()); });
+  run_on(
+      v.device, v.numel() * 8, [&] { norm_rope_cpu(job, *chosen, max_threads()); },
+      [&](auto stream) { norm_rope_cuda(job, stream); });
   return result;
 }
 

@@ -54,10 +54,10 @@ void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, voi
 }
 #endif
 
-// The combination of all lanes of a warp, in every lane.
+// The combination of all lanes of a warp, or of each group of so many, a power of two, in every lane.
 template <typename T, typename Combine>
-__device__ T across_warp(T value, Combine combine) {
-  for (int distance = kWarp / 2; distance > 0; distance /= 2)
+__device__ T across_warp(T value, Combine combine, int lanes = kWarp) {
+  for (int distance = lanes / 2; distance > 0; distance /= 2)
     value = combine(value, __shfl_xor_sync(0xffffffffu, value, distance));
   return value;
 }

@@ -7,9 +7,11 @@
 #include <cstdint>
 #include <string>
 
+#include "../adaln.h"
 #include "../blend.h"
 #include "../gated_combination.h"
 #include "../linear_combination.h"
+#include "../norm_rope.h"
 #include "../quantize.h"
 #include "../relative_l1.h"
 #include "../threshold.h"
@@ -29,6 +31,11 @@ void blend_cuda(const Blend& job, void* stream);
 
 // x and minus of any type but float64.
 void quantize_cuda(const Quantization& job, void* stream);
+
+// The rows that share entries of an absent operand, and stream, are not read.
+void adaln_cuda(const AdaLN& job, void* stream);
+
+void norm_rope_cuda(const NormRope& job, void* stream);
 
 // Partial sums of |a - b| and |b|, two numbers for each of so many blocks.
 constexpr int64_t relative_l1_blocks(int64_t total) {

@@ -98,25 +98,75 @@ PYACCEL_HD void copy_out(const uint32_t* words, void* to) {
   }
 }
 
-// Numbers to elements [i, i + V) of out, which are no codes.
+// Numbers rounded to elements of a type that is no code.
+template <int V, typename Real, typename T>
+PYACCEL_HD void round_all(const Real* numbers, T* elements) {
+  for (int e = 0; e < V; ++e) {
+    if constexpr (sizeof(T) == sizeof(double)) {
+      elements[e] = numbers[e];
+    } else {
+      from_float(float(numbers[e]), elements + e);
+    }
+  }
+}
+
+// Numbers to elements [i, i + V) of out.
 template <typename Real, int V>
 PYACCEL_HD void store(const Real* numbers, DType dtype, void* out, int64_t i) {
   with_type(dtype, out, i, [&](auto typed) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     if constexpr (sizeof(T) <= sizeof(Real)) {
       T elements[V];
-      for (int e = 0; e < V; ++e) {
-        if constexpr (sizeof(T) == sizeof(double)) {
-          elements[e] = numbers[e];
-        } else {
-          from_float(float(numbers[e]), elements + e);
-        }
-      }
+      round_all<V>(numbers, elements);
       uint32_t words[V * sizeof(T) / 4];
       memcpy(words, elements, sizeof elements);
       copy_out<V * sizeof(T)>(words, const_cast<T*>(typed));
     }
   });
+}
+
+// Numbers as they would be fetched, had they been stored.
+template <typename Real, int V>
+PYACCEL_HD Raw<Real, V, false> encode(const Real* numbers, DType dtype) {
+  Raw<Real, V, false> raw;
+  with_type(dtype, nullptr, 0, [&](auto typed) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+    if constexpr (sizeof(T) <= sizeof(Real)) {
+      T elements[V];
+      round_all<V>(numbers, elements);
+      memcpy(sizeof elements >= 16 ? raw.words : raw.narrow, elements, sizeof elements);
+    }
+  });
+  return raw;
+}
+
+// What was fetched or encoded, to elements [i, i + V) of out.
+template <typename Real, int V>
+PYACCEL_HD void store_raw(const Raw<Real, V, false>& raw, DType dtype, void* out, int64_t i) {
+  with_type(dtype, out, i, [&](auto typed) {
+    constexpr int bytes = V * int(sizeof(*typed));
+    void* const to = const_cast<void*>(static_cast<const void*>(typed));
+    if constexpr (sizeof(*typed) <= sizeof(Real)) copy_out<bytes>(bytes >= 16 ? raw.words : raw.narrow, to);
+  });
+}
+
+// Numbers [i, i + V) of p, for V = 1 too.
+template <typename Real, int V>
+PYACCEL_HD void read_numbers(DType dtype, const void* p, int64_t i, Real* numbers) {
+  if constexpr (V == 1) {
+    *numbers = read_number<Real>(dtype, p, i);
+  } else {
+    decode(dtype, fetch<Real, V>(dtype, p, i), [&](int e, Real x) { numbers[e] = x; });
+  }
+}
+
+template <typename Real, int V>
+PYACCEL_HD void store_numbers(const Real* numbers, DType dtype, void* out, int64_t i) {
+  if constexpr (V == 1) {
+    store_number(*numbers, dtype, out, i);
+  } else {
+    store<Real, V>(numbers, dtype, out, i);
+  }
 }
 
 // The operands of a launch: which numbers it wants, and whether it may go in vectors.

@@ -1,10 +1,10 @@
 """``adaln_modulate`` and ``gated_residual_adaln``: what stands between the branches of a diffusion transformer's block.
 
-The arithmetic is in csrc/adaln.h, the semantics in reference.py. Dense CPU tensors without gradients go straight to the
-native kernel. Otherwise the first of these that applies is taken: forward mode takes the formula (on a GPU the kernels,
-where nothing else is going on), torch.compile the registered operation, torch.func and dispatch modes the formula,
-gradients the kernels with a backward of their own, and the rest the kernel of the backend, through copies where its
-layout wants one.
+The arithmetic is in csrc/adaln.h, the semantics in reference.py. Dense tensors without gradients go straight to the native
+kernel. Otherwise the first of these that applies is taken: forward mode takes the formula (on a GPU the kernels, where
+nothing else is going on), torch.compile the registered operation, torch.func and dispatch modes the formula, gradients
+the kernels with a backward of their own, and the rest the kernel of the backend, through copies where its layout wants
+one. On a GPU the backward and the tangent are Triton's, beside the native kernel of the values.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def adaln_modulate(
         TypeError: anything but real floating-point tensors and numbers.
     """
     if not _is_compiling() and _native_first and _plain() and norm in NORMS:
-        # Dense CPU tensors of shapes that fit, no gradients: the common case, or None if it is another.
+        # Dense tensors of shapes that fit, no gradients: the common case, or None if it is another.
         y = _native(x, None, None, scale, shift, weight, bias, norm == "rms", eps, _grad_enabled(), _empty_like)
         if y is not None:
             return y
@@ -163,15 +163,13 @@ def _run(operands: tuple, rms: bool, eps: float) -> list[Tensor]:
     x = operands[0]
     chosen = backend.choose(x.device)
     if chosen != "reference" and x.numel():
-        ordered = [None if t is None else _ordered(t, x.shape) for t in operands]
+        ordered, results = [None if t is None else _ordered(t, x.shape) for t in operands], None
         if chosen == "native":
             results = _native(*ordered, rms, eps, False, _empty_like)
-            results = [results] if isinstance(results, Tensor) else results
-        else:
-            kernel = _triton(x)
-            results = None if kernel is None else kernel.forward(*ordered, rms, eps)
+        if results is None and (kernel := _triton(x)) is not None:
+            results = kernel.forward(*ordered, rms, eps)
         if results is not None:
-            return list(results)
+            return [results] if isinstance(results, Tensor) else list(results)
     return [t.contiguous() for t in reference.adaln(*operands, rms, eps)]
 
 
@@ -219,7 +217,7 @@ def _backward(grads, normed: Tensor, others: tuple, rms: bool, eps: float) -> li
 
 def _triton(x: Tensor):
     """The Triton kernels, where they serve tensors like ``x``, otherwise None."""
-    if backend.choose(x.device) != "triton":
+    if not backend.triton_serves(x.device):
         return None
     from ..triton_kernels import adaln as kernel
 

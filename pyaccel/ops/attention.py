@@ -182,13 +182,12 @@ def _require_grad(tensors) -> bool:
 
 def _run(q, k, v, dq, dk, dv, key_padding, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     """The values by the backend that serves these tensors."""
-    chosen = backend.choose(q.device)
     primals, tangents = [_ordered(t) for t in (q, k, v)], [_ordered(t) for t in (dq, dk, dv)]
     if backend.forced() == "reference":
         results = _formula(*primals, *tangents, key_padding, causal, scale)
         return tuple(t.transpose(1, 2).contiguous().transpose(1, 2) for t in results)
     out, tangent = _new_results(q)
-    if chosen == "triton" and not backend.count_modes():
+    if backend.triton_serves(q.device) and not backend.count_modes():
         from ..triton_kernels import attention_jvp as kernel
 
         if kernel.launch(primals, tangents, causal, key_padding, scale, out, tangent):

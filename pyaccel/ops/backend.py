@@ -66,6 +66,13 @@ def choose(device: torch.device) -> str:
     return name
 
 
+def triton_serves(device: torch.device) -> bool:
+    """Whether Triton does what native kernels do not: it was chosen, or a GPU has it beside them and none is forced."""
+    if choose(device) == "triton":
+        return True
+    return forced() is None and device.type != "cpu" and not why_not("triton", device)
+
+
 def why_not(name: str, device: torch.device) -> str:
     """Empty when backend ``name`` serves tensors on ``device``; otherwise the reason why it does not."""
     if name == "native":

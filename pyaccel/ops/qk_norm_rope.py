@@ -61,7 +61,7 @@ def qk_norm_rope(
 
 def _norm_rope(name: str, x, weight, cos, sin, eps, neighbours: bool) -> Tensor:
     if not _is_compiling() and _native_first and _plain():
-        # Dense CPU tensors of shapes that fit, no gradients: the common case, or None if it is another.
+        # Dense tensors of shapes that fit, no gradients: the common case, or None if it is another.
         y = _native(x, weight, cos, sin, eps, neighbours, _grad_enabled(), _empty_like)
         if y is not None:
             return y
@@ -135,7 +135,7 @@ def _run(operands: tuple, eps: float, neighbours: bool) -> Tensor:
 
 def _triton(x: Tensor, weight: Tensor | None):
     """The Triton kernels, where they serve tensors like these, otherwise None."""
-    if backend.choose(x.device) != "triton":
+    if not backend.triton_serves(x.device):
         return None
     from ..triton_kernels import norm_rope as kernel
 

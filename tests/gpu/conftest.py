@@ -5,7 +5,7 @@ import importlib
 import pytest
 import torch
 
-QUICK = ("blend", "gated_combination", "linear_combination", "threshold")
+QUICK = ("adaln", "blend", "gated_combination", "linear_combination", "qk_norm_rope", "threshold")
 
 
 @pytest.fixture(autouse=True)

@@ -187,6 +187,48 @@ def test_threshold(gpu, dtype):
     assert ops.threshold(x, 2.0).isnan().sum() == 1
 
 
+def wide_on_cpu(*tensors):
+    return [None if t is None else t.double().cpu() for t in tensors]
+
+
+@pytest.mark.parametrize("shared", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_adaln(gpu, dtype, shared):
+    widths = (1, 17, 64, 264, 1152, 2048, 3072, 4099, 9000)
+    for width, norm, offset in itertools.product(widths, ("layer", "rms"), (0, 1)):
+        shape, options = (2, 3, width), {"norm": norm, "eps": 1e-3}
+        x, branch = random(gpu, shape, dtype, dtype, offset=offset)
+        for shapes in ([(2, width)] * 3, [(width,), shape, (1, 3, width), (width,), (width,)]):
+            given = [random(gpu, s, shared, offset=offset)[0] for s in shapes] + [None] * (5 - len(shapes))
+            g, s, t, w, b = given
+            r, y = ops.gated_residual_adaln(x, g, branch, s, t, weight=w, bias=b, **options)
+            assert r.dtype is y.dtype is dtype
+            x64, g64, branch64, s64, t64, w64, b64 = wide_on_cpu(x, g, branch, s, t, w, b)
+            close(r, x64 + (g64[:, None] if g64.dim() == 2 else g64) * branch64)
+            for z, normed in ((y, r), (ops.adaln_modulate(x, s, t, weight=w, bias=b, **options), x)):
+                expected = ops.adaln_modulate(*wide_on_cpu(normed), s64, t64, weight=w64, bias=b64, **options)
+                close(z, expected, terms=64)
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_qk_norm_rope(gpu, dtype, interleaved):
+    sizes = [(1, 2), (3, 6), (2, 16), (5, 72), (24, 128), (12, 128), (40, 128), (70, 256)]
+    for (heads, width), angles, offset in itertools.product(sizes, (None, dtype, F32), (0, 1)):
+        q, k = random(gpu, (2, 7, heads, width), dtype, dtype, offset=offset)
+        for shape, own in itertools.product([(7, width), (2, 7, width), (1, 7, 1, width)], (width, heads * width)):
+            cos, sin = (None, None) if angles is None else random(gpu, shape, angles, angles, offset=offset)
+            w, v = random(gpu, (own,), dtype, F32, offset=offset)
+            found = ops.qk_norm_rope(q, k, w, v, cos, sin, eps=1e-3, interleaved=interleaved)
+            expected = ops.qk_norm_rope(*wide_on_cpu(q, k, w, v, cos, sin), eps=1e-3, interleaved=interleaved)
+            for result, right in zip(found, expected, strict=True):
+                assert result.dtype is dtype
+                close(result, right, terms=64)
+    q = random(gpu, (2, 7, 3, 16), dtype)[0]
+    for result in ops.qk_norm_rope(q, q.transpose(1, 2).contiguous().transpose(1, 2), None, None, None, None):
+        close(result, torch.nn.functional.rms_norm(q.double(), (16,), eps=1e-6), terms=64)
+
+
 # ---- streams, graphs and bad input ----------------------------------------------------------------------------------
 
 
@@ -213,7 +255,10 @@ def test_graphs_record_every_operation(gpu):
         (y,) = ops.linear_combination([x, residual], [[0.5, 2.0, 0.1]], noise=noise)
         y = ops.gated_combination(y, x[:, :1], [residual, ops.quantize(y)], [1.0, 0.5])
         y = ops.threshold(ops.blend(y, x, residual, y, 0.5, 0.5), 5.0, 0.9)
-        return y, ops.relative_l1(y, residual)
+        y, z = ops.gated_residual_adaln(y, x[0], residual, x[1], x[2])
+        heads = z.view(1, 3, 10, 100)
+        q, k = ops.qk_norm_rope(heads, heads, None, None, heads[0, :, 0], heads[0, :, 1])
+        return y, q, k, ops.relative_l1(y, residual)
 
     work()
     graph = torch.cuda.CUDAGraph()
@@ -232,6 +277,9 @@ def test_no_elements(gpu):
     assert ops.blend(empty, empty, empty, empty, 1.0, 1.0).shape == (0, 3)
     assert ops.threshold(empty, 1.0, 0.5).shape == (0, 3)
     assert ops.quantize(empty).codes.shape == (0, 3)
+    assert ops.adaln_modulate(empty, None, None).shape == (0, 3)
+    heads = torch.empty(2, 0, 3, 8, device=gpu)
+    assert ops.qk_norm_rope(heads, heads, *[None] * 4)[0].shape == heads.shape
     assert ops.normal((0, 3), [], device=gpu).shape == (0, 3)
 
 
@@ -244,6 +292,8 @@ def test_memory_of_another_device_is_refused(gpu):
         lambda: ops.blend(here, here, cpu, here, 1.0, 1.0),
         lambda: ops.relative_l1(here, cpu),
         lambda: ops.quantize(here, cpu),
+        lambda: ops.adaln_modulate(here, cpu, None),
+        lambda: ops.qk_norm_rope(here.view(1, 1, 1, 8), here.view(1, 1, 1, 8), cpu, cpu, None, None),
     ):
         with pytest.raises(ValueError, match=r"is on cpu|on cpu"):
             f()
@@ -286,7 +336,10 @@ def test_the_kernels_serve_and_not_the_formula(gpu, monkeypatch):
     def formula(*args, **kwargs):
         raise AssertionError("the formula was used, not the kernel")
 
-    for name in ("linear_combination", "gated_combination", "blend", "relative_l1", "quantize", "threshold"):
+    for name in (
+        *("linear_combination", "gated_combination", "blend", "relative_l1", "quantize", "threshold"),
+        *("adaln", "norm_rope"),
+    ):
         monkeypatch.setattr(reference, name, formula)
     x = torch.randn(3, 64, device=gpu)
     ops.linear_combination([x, x], [[1.0, 2.0]])
@@ -295,3 +348,6 @@ def test_the_kernels_serve_and_not_the_formula(gpu, monkeypatch):
     ops.relative_l1(x, x)
     ops.quantize(x)
     ops.threshold(x, 1.0, 0.5)
+    ops.gated_residual_adaln(x, x, x, x, x)
+    heads = x.view(1, 3, 4, 16)
+    ops.qk_norm_rope(heads, heads, None, None, heads[0, :, 0].contiguous(), heads[0, :, 1].contiguous())

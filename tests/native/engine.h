@@ -5,9 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "adaln.h"
 #include "blend.h"
 #include "gated_combination.h"
 #include "linear_combination.h"
+#include "norm_rope.h"
 #include "quantize.h"
 #include "relative_l1.h"
 #include "threshold.h"
@@ -23,6 +25,8 @@ void gated_combination(const pyaccel::GatedCombination& job);
 void blend(const pyaccel::Blend& job);
 void quantize(const pyaccel::Quantization& job);
 void threshold(const pyaccel::Threshold& job);
+void adaln(const pyaccel::AdaLN& job);
+void norm_rope(const pyaccel::NormRope& job);
 double relative_l1(const pyaccel::RelativeL1& job);
 
 }  // namespace engine

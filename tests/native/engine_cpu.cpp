@@ -1,3 +1,4 @@
+#include "cpu/adaln_cpu.h"
 #include "cpu/caching_cpu.h"
 #include "cpu/epilogues_cpu.h"
 #include "cpu/linear_combination_cpu.h"
@@ -33,6 +34,8 @@ void gated_combination(const GatedCombination& job) { gated_combination_cpu(job,
 void blend(const Blend& job) { blend_cpu(job, *chosen, threads); }
 void quantize(const Quantization& job) { quantize_cpu(job, *chosen, threads); }
 void threshold(const Threshold& job) { threshold_cpu(job, *chosen, threads); }
+void adaln(const AdaLN& job) { adaln_cpu(job, *chosen, threads); }
+void norm_rope(const NormRope& job) { norm_rope_cpu(job, *chosen, threads); }
 double relative_l1(const RelativeL1& job) {
   double sums[2];
   relative_l1_cpu(job, *chosen, threads, sums);

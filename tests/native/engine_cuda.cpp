@@ -32,6 +32,8 @@ void threshold(const Threshold& job) {
   std::vector<double> scratch(size_t(job.batch * kSelectionBytes) / sizeof(double), -1);  // as bad as it can be
   threshold_cuda(job, scratch.data(), nullptr);
 }
+void adaln(const AdaLN& job) { adaln_cuda(job, nullptr); }
+void norm_rope(const NormRope& job) { norm_rope_cuda(job, nullptr); }
 double relative_l1(const RelativeL1& job) {
   const int64_t blocks = relative_l1_blocks(job.total);
   std::vector<double> partial(size_t(2 * blocks), -1);

@@ -15,7 +15,8 @@ namespace {
 constexpr int64_t kSizes[] = {1, 3, 8, 31, 257, 1000, 4099};
 
 int64_t any_size() { return kSizes[below(7)]; }
-int any_offset() { return below(3) == 0 ? below(5) : 0; }
+bool aligned = false;  // at times all operands are, so that they go in vectors however many there are
+int any_offset() { return !aligned && below(3) == 0 ? below(5) : 0; }
 
 std::vector<Tensor> operands(int count, int64_t size, DType same, bool mixed) {
   std::vector<Tensor> made;
@@ -249,6 +250,126 @@ void threshold(int64_t batch, int64_t inner, DType dtype, double limit, double r
   }
 }
 
+// An operand of rows: absent at times, else of one type of kFloats or of any; an entry for each of some rows.
+struct Rows {
+  Tensor values;
+  RowOperand operand;
+  double at(int64_t row, int64_t i, int64_t width) const { return values.at(operand.entry(row) * width + i); }
+  bool present() const { return operand.data != nullptr; }
+  double at_or(double other, int64_t row, int64_t i, int64_t width) const {
+    return present() ? at(row, i, width) : other;
+  }
+};
+
+Rows any_rows(DType dtype, int64_t outer, int64_t middle, int64_t width, bool one, bool present) {
+  const int way = one ? 0 : below(4);
+  const int64_t inner = way == 0 || way == 1 ? 1 : way == 2 ? middle : outer * middle;
+  const int64_t repeats = way == 0 ? outer * middle : way == 1 ? middle : way == 2 ? outer : 1;
+  Tensor values(dtype, outer * middle / repeats * width, any_offset());
+  values.fill();
+  const RowOperand operand{present ? values.data() : nullptr, dtype, inner, repeats};
+  return {std::move(values), operand};
+}
+
+void adaln(int64_t outer, int64_t middle, int64_t width, DType same, bool mixed, DType shared, bool branched) {
+  const int64_t rows = outer * middle;
+  std::vector<Tensor> t = operands(2, rows * width, same, mixed);
+  Tensor &x = t[0], &branch = t[1];
+  Tensor sum(x.dtype(), rows * width, any_offset()), out(x.dtype(), rows * width, any_offset());
+  std::vector<Rows> shares;
+  for (int j = 0; j < 5; ++j)
+    shares.push_back(any_rows(mixed ? any_float() : shared, outer, middle, width, j > 2, below(4) != 0));
+  Rows &gate = shares[0], &scale = shares[1], &shift = shares[2], &weight = shares[3], &bias = shares[4];
+  bool wide = x.dtype() == DType::f64 || (branched && branch.dtype() == DType::f64);
+  for (const Rows& s : shares) wide |= s.present() && s.operand.dtype == DType::f64;
+  const bool rms = below(2) != 0;
+  const double eps = 1e-3;
+  AdaLN job{};
+  job.x = x.data(), job.dtype = x.dtype(), job.out = out.data();
+  if (branched) job.branch = branch.data(), job.branch_dtype = branch.dtype(), job.sum = sum.data();
+  job.gate = gate.operand, job.scale = scale.operand, job.shift = shift.operand;
+  job.weight = weight.operand, job.bias = bias.operand;
+  job.rows = rows, job.width = width, job.rms = rms, job.eps = eps;
+  engine::adaln(job);
+  const Tensor& normed = branched ? sum : x;  // y is that of the sum as it was rounded
+  for (int64_t r = 0; r < rows; ++r) {
+    double mean = 0, squares = 0, biggest = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      const int64_t at = r * width + i;
+      if (branched) {
+        const double product = branch.at(at) * gate.at_or(1, r, i, width);
+        near("the sum with a branch", sum, at, x.at(at) + product, std::fabs(x.at(at)) + std::fabs(product), 2, wide);
+      }
+      mean += rms ? 0 : normed.at(at) / double(width);
+      biggest = std::max(biggest, std::fabs(normed.at(at)));
+    }
+    for (int64_t i = 0; i < width; ++i) squares += std::pow(normed.at(r * width + i) - mean, 2);
+    const double inverse = 1 / std::sqrt(squares / double(width) + eps);
+    for (int64_t i = 0; i < width; ++i) {
+      const double s = 1 + scale.at_or(0, r, i, width), w = weight.at_or(1, r, i, width);
+      const double b = bias.at_or(0, r, i, width), offset = shift.at_or(0, r, i, width);
+      const double y = (normed.at(r * width + i) - mean) * inverse;
+      const double size = std::fabs(s) * (std::fabs(w) * (std::fabs(y) + biggest * inverse + 1) + std::fabs(b));
+      const double off = std::fabs(w) * (std::fabs(y) + biggest * inverse);  // 1 + scale is rounded
+      near("adaln", out, r * width + i, (y * w + b) * s + offset, size + std::fabs(offset) + off, 12, wide);
+    }
+  }
+}
+
+void norm_rope(int64_t batch, int64_t length, int64_t heads, int64_t width, DType same, bool mixed, DType shared,
+               DType angles, bool neighbours) {
+  const int64_t tokens = batch * length, all = heads * width;
+  Tensor x(same, tokens * all, any_offset()), out(same, tokens * all, any_offset());
+  x.fill();
+  const bool across = heads > 1 && below(2) != 0, turns = below(4) != 0;
+  const int64_t group = across ? all : width;
+  const auto type_of = [&](DType dtype) { return mixed ? any_float() : dtype; };
+  const Rows weight = any_rows(type_of(shared), 1, tokens, group, true, below(4) != 0);
+  const bool own = below(2) != 0;  // angles of each sample
+  const auto any_angles = [&](DType dtype) {
+    Tensor values(dtype, (own ? tokens : length) * width, any_offset());
+    values.fill();
+    const RowOperand operand{turns ? values.data() : nullptr, dtype, own ? tokens : length, own ? 1 : batch};
+    return Rows{std::move(values), operand};
+  };
+  const Rows cos = any_angles(type_of(angles)), sin = any_angles(type_of(angles));
+  bool wide = same == DType::f64;
+  for (const Rows* s : {&weight, &cos, &sin}) wide |= s->present() && s->operand.dtype == DType::f64;
+  const double eps = 1e-3;
+  engine::norm_rope({x.data(), same, out.data(), weight.operand, cos.operand, sin.operand, tokens, heads, width, across,
+                     neighbours, eps});
+  for (int64_t r = 0; r < tokens * all / group; ++r) {
+    double squares = 0;
+    for (int64_t i = r * group; i < (r + 1) * group; ++i) squares += x.at(i) * x.at(i);
+    const double inverse = 1 / std::sqrt(squares / double(group) + eps);
+    const auto y = [&](int64_t i) { return x.at(r * group + i) * inverse * weight.at_or(1, 0, i, group); };
+    const int64_t token = r * group / all;
+    for (int64_t i = 0; i < group; ++i) {
+      const int64_t e = i % width, half = width / 2;
+      const bool second = neighbours ? e % 2 == 1 : e >= half;
+      const int64_t other = i + (second ? -1 : 1) * (neighbours ? 1 : half);
+      const double kept = y(i) * cos.at_or(1, token, e, width);
+      const double brought = (second ? 1 : -1) * y(other) * sin.at_or(0, token, e, width);
+      near("norm_rope", out, r * group + i, kept + brought, std::fabs(kept) + std::fabs(brought), 12, wide);
+    }
+  }
+}
+
+// Of widths that vectors take and of those that they do not, and of every way to keep a row.
+void norms(DType same, bool mixed) {
+  const int64_t long_widths[] = {264, 1000, 2048, 2056, 4160, 9000};
+  const DType shared = below(2) != 0 ? same : DType::f32, angles = below(2) != 0 ? same : DType::f32;
+  const bool half = below(2) != 0;
+  aligned = below(4) != 0;
+  adaln(1 + below(3), 1 + below(4), any_size(), same, mixed, shared, half);
+  adaln(1 + below(3), 1 + below(20), 8 * (1 + below(40)), same, mixed, shared, !half);
+  adaln(1 + below(2), 1 + below(2), long_widths[below(6)], same, mixed, shared, half);
+  norm_rope(1 + below(2), 1 + below(3), 1 + below(3), 2 * (1 + below(40)), same, mixed, shared, angles, half);
+  norm_rope(1 + below(2), 1 + below(5), 1 + below(4), 16 * (1 + below(16)), same, mixed, shared, angles, !half);
+  norm_rope(1, 1 + below(2), 1 + below(70), below(2) != 0 ? 72 : 128, same, mixed, shared, angles, half);
+  aligned = false;
+}
+
 void everything(int rounds) {
   for (int round = 0; round < rounds; ++round) {
     const DType same = kFloats[round % 4];
@@ -264,6 +385,7 @@ void everything(int rounds) {
     const DType floats[] = {DType::f32, DType::bf16, DType::f16};
     quantize(1 + below(5), round % 2 == 0 ? any_size() : 8 * (1 + below(200)), floats[below(3)], floats[below(3)],
              round % 2 == 0, any_code());
+    for (const DType dtype : kFloats) norms(dtype, below(5) == 0);
     threshold(1 + below(3), any_size(), same, 0.5 + below(3), 0, round % 4, round % 2 == 0);
     const double limit = below(3) == 0 ? INFINITY : 0.5 + below(3);
     threshold(1 + below(3), any_size(), same, limit, (1 + below(998)) / 1000.0, below(4), round % 2 == 0);

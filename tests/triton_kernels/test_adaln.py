@@ -184,6 +184,20 @@ def test_in_the_interpreter(program):
     assert in_interpreter(BEGINNING + program) == "right"
 
 
+BESIDE = """
+import os
+del os.environ["PYACCEL_BACKEND"]
+from pyaccel.ops import backend
+backend.triton_serves = lambda device: True
+"""
+
+
+@pytest.mark.parametrize("program", [GRADIENTS, TANGENTS], ids=["gradients", "tangents"])
+def test_derivatives_beside_native_values(program):
+    """As on a GPU that the native kernels serve."""
+    assert in_interpreter(BESIDE + BEGINNING.replace('== "triton"', '== "native"') + program) == "right"
+
+
 KERNELS = {kernel.__name__: kernel for kernel in (adaln.modulate, adaln.modulate_tangent, adaln.modulate_backward)}
 
 
