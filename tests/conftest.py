@@ -16,7 +16,7 @@ def pytest_configure(config):
 
 def pytest_make_parametrize_id(config, val):
     """Functions by their names, not by addresses, which differ from worker to worker; options as they are written."""
-    if isinstance(val, dict):
+    if isinstance(val, dict) and " at 0x" not in str(val):
         return str(val)
     return val.__name__ if callable(val) and hasattr(val, "__name__") else None
 
