@@ -23,7 +23,7 @@ demo: $(VENV)/.with-base ## measures a model sampled in many ways and writes pya
 	$(BIN)/pyaccel demo $(ARGS)
 
 test: $(VENV)/.with-test ## runs the tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
 bench: $(VENV)/.with-bench,triton ## runs the benchmarks against their peers and the machine's limit
 	$(BIN)/pytest benchmarks $(ARGS)

@@ -1,9 +1,24 @@
 """Fixtures for all tests."""
 
+import os
+
 import pytest
 import torch
 
 from pyaccel.ops import backend
+
+
+def pytest_configure(config):
+    workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if workers is not None:  # the workers of `make test` share the processors
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(workers)))
+
+
+def pytest_make_parametrize_id(config, val):
+    """Functions by their names, not by addresses, which differ from worker to worker; options as they are written."""
+    if isinstance(val, dict) and " at 0x" not in str(val):
+        return str(val)
+    return val.__name__ if callable(val) and hasattr(val, "__name__") else None
 
 
 @pytest.fixture(autouse=True)

@@ -49,12 +49,13 @@ BLOCKS = {
     },
     torch.float32: {32: Blocks(64, 32, 4, 2, 32), 64: Blocks(32, 16, 8, 2, 64), 256: Blocks(16, 16, 8, 2, 64)},
 }
-"""Blocks by the padded head dimension up to which they serve: the largest that spill no register on Hopper and take no
-more than 99 KB of shared memory, which any GPU since Ampere has. float16 takes those of bfloat16."""
+"""Blocks by the head dimension up to which they serve, chosen by compiling, not by timing: large ones that spill no
+register on Hopper and take no more than 99 KB of shared memory, which any GPU since Ampere has. float16 takes those of
+bfloat16."""
 
 TENSOR_MEMORY_BLOCKS = {64: Blocks(64, 32, 4, 2, 64), 128: Blocks(64, 16, 4, 2, 128)}
-"""The same for 16 bits on GPUs of compute capability 10, whose sums have to fit the 512 columns of their tensor memory:
-of a kernel that wants more Triton makes one that only traps."""
+"""The same for 16 bits on GPUs of compute capability 10 and 11, where the sums have to fit the 512 columns of tensor
+memory: of a kernel that wants more Triton makes one that only traps."""
 
 LOG2_E = tl.constexpr(math.log2(math.e))
 
@@ -349,7 +350,7 @@ def launch(primals: list, tangents: list, causal: bool, key_padding, scale: floa
 def blocks_for(head_dim: int, dtype: torch.dtype, major: int) -> Blocks:
     """The blocks for a GPU of compute capability ``major``, 0 for one that has none."""
     table = BLOCKS[torch.float32 if dtype == torch.float32 else torch.bfloat16]
-    if major == 10 and dtype != torch.float32:
+    if major in (10, 11) and dtype != torch.float32:
         table = table | TENSOR_MEMORY_BLOCKS
     return table[min(most for most in table if head_dim <= most)]
 

@@ -1,10 +1,10 @@
 """``adaln_modulate`` and ``gated_residual_adaln``: what stands between the branches of a diffusion transformer's block.
 
-The arithmetic is in csrc/adaln.h, the semantics in reference.py. Dense tensors without gradients go straight to the native
-kernel. Otherwise the first of these that applies is taken: forward mode takes the formula (on a GPU the kernels, where
-nothing else is going on), torch.compile the registered operation, torch.func and dispatch modes the formula, gradients
-the kernels with a backward of their own, and the rest the kernel of the backend, through copies where its layout wants
-one. On a GPU the backward and the tangent are Triton's, beside the native kernel of the values.
+The arithmetic is in csrc/adaln.h, the semantics in reference.py. Dense tensors without gradients go straight to the
+native kernel. Otherwise the first of these that applies is taken: forward mode takes the formula (on a GPU the kernels,
+where nothing else is going on), torch.compile the registered operation, torch.func and dispatch modes the formula,
+gradients the kernels with a backward of their own, and the rest the kernel of the backend, through copies where its
+layout wants one. On a GPU the backward and the tangent are Triton's, beside the native kernel of the values.
 """
 
 from __future__ import annotations

@@ -39,10 +39,11 @@ def attention(
         scale: 1/√D by default.
 
     Returns [B, H, L, D] in their dtype. Without forward mode it is PyTorch's own function, with its kernels, gradients
-    and rules for ``vmap`` and ``torch.compile``. Under ``torch.func.jvp`` or ``forward_ad`` one pass gives output and
-    tangent; the output has gradients, whose backward computes PyTorch's function again, the tangent has none:
-    asking for them is an error. ``vmap`` and ``grad`` inside of forward mode are right too; a ``grad`` there takes
-    memory of size L·S.
+    and rules for ``vmap`` and ``torch.compile`` (both masks together become one of B·L·S booleans). Under
+    ``torch.func.jvp`` or ``forward_ad`` one pass gives output and tangent; the output has gradients, whose backward
+    computes PyTorch's function again, the tangent has none: asking for them is an error. ``vmap`` and ``grad`` inside
+    of forward mode are right too. A ``grad`` there, and forward mode inside of ``torch.compile``, take memory of size
+    L·S.
 
     Raises ValueError for shapes or devices that do not fit, TypeError for anything but real tensors of one dtype.
     """
@@ -209,10 +210,11 @@ def _new_results(q: Tensor) -> tuple[Tensor, Tensor]:
 
 def _ordered(t: Tensor | None) -> Tensor | None:
     """``t`` as a kernel reads it: its memory holds its values, the last dimension one after the other."""
-    if t is None or t._is_zerotensor():
-        return None if t is None else torch.zeros_like(t)
+    if t is None:
+        return None
     t = t.detach()
-    return t if t.stride(-1) == 1 and not t.is_neg() else dense(t, torch.contiguous_format)
+    held = t.stride(-1) == 1 and not t.is_neg() and not t._is_zerotensor()
+    return t if held else dense(t, torch.contiguous_format)
 
 
 # ---- derivatives, vmap and torch.compile ----------------------------------------------------------------------------

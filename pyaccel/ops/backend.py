@@ -167,15 +167,17 @@ def unwrapped(t: torch.Tensor) -> torch.Tensor:
 
 def tangents_visible() -> bool:
     """Whether ``forward_ad.unpack_dual`` shows the tangents of forward mode, as in no vmap or grad inside of it."""
-    if not private_names_work():
-        return False
+    return private_names_work() and _innermost_is_forward()
+
+
+def _innermost_is_forward() -> bool:
     innermost = peek_functorch()
     return innermost is None or innermost.key() == torch._C._functorch.TransformType.Jvp
 
 
 @cache
 def private_names_work() -> bool:
-    """Whether the private names of torch that :func:`transformed` reads are there and mean what they meant.
+    """Whether the private names of torch that this file reads are there and mean what they meant.
 
     If they do not, every call goes through the formula: slower, never wrong.
     """
@@ -183,7 +185,7 @@ def private_names_work() -> bool:
         seen = []
 
         def probe(x):
-            seen.append(transformed())
+            seen.append((transformed(), _innermost_is_forward()))
             return x
 
         if transformed():
@@ -191,7 +193,7 @@ def private_names_work() -> bool:
         torch.func.vmap(probe)(torch.zeros(2))
         with forward_ad.dual_level():
             probe(None)
-        return seen == [True, True]
+        return seen == [(True, False), (True, True)]
     except Exception:
         return False
 

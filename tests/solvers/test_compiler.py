@@ -30,7 +30,6 @@ def build(function, steps=4):
         (solvers.lms, {"order": 4}, 4),
         (solvers.rk4, {}, 3),  # the sample, what is known of the step and the inner sample
     ],
-    ids=str,
 )
 def test_registers_are_few(solver, options, registers):
     assert solver(S, times=times(20), **options).registers == registers

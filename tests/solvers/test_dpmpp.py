@@ -120,7 +120,7 @@ SINGLESTEP = [
 NOISELESS = [(solvers.dpmpp_sde, {"order": 2, "eta": 0.0}, 2)]
 
 
-@pytest.mark.parametrize(("solver", "options", "order"), [*MULTISTEP, *SINGLESTEP, *NOISELESS], ids=str)
+@pytest.mark.parametrize(("solver", "options", "order"), [*MULTISTEP, *SINGLESTEP, *NOISELESS])
 def test_order_of_convergence(solver, options, order):
     assert order - 0.3 <= slope(solver, S, grid=in_log_snr(S), **options) <= order + 0.5
 
@@ -137,7 +137,6 @@ def test_order_of_dpm_fast():
     "options",
     [{"order": 1}, {"order": 2}, {"order": 2, "correction": "heun"}, {"order": 3, "correction": "heun"},
      {"order": 2, "eta": 0.5}, {"method": "singlestep"}],
-    ids=str,
 )  # fmt: skip
 def test_the_samples_of_the_sde_are_distributed_as_the_data(options):
     check_moments(solvers.dpmpp_sde, **options)

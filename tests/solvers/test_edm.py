@@ -76,7 +76,6 @@ def test_restart_forgets_errors():
     ("solver", "options"),
     [(solvers.edm_stochastic, {"churn": 8.0}), (solvers.edm_stochastic, {"churn": 40.0, "s_min": 0.0}),
      (solvers.restart, {"restarts": ((6, 2, 0.1, 2.0),)})],
-    ids=str,
 )  # fmt: skip
 def test_moments(solver, options):
     """Without the inflation of s_noise, adding noise and removing it again leaves the distribution as it is."""

@@ -99,7 +99,6 @@ def test_a_deterministic_plan_needs_none(noise):
         ({"seed": "1234"}, TypeError, "whole number"),
         ({"seed": True}, TypeError, "whole number"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_noise(noise, given, error, what):
     with pytest.raises(error, match=what):

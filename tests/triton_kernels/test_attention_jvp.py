@@ -74,7 +74,7 @@ def test_values_in_the_interpreter():
 HEAD_DIMS = [32, 40, 64, 72, 80, 96, 128, 160, 256]
 
 
-def compiled(dtype, head_dim, capability, *, causal=True, padding=True, given="qkv"):
+def compiled(dtype, head_dim, capability, *, causal=True, padding=True, given="qkv", precision=None):
     torch_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
     blocks = module.blocks_for(head_dim, torch_dtype, capability // 10)
     tensors = [f"{name}_pointer" for name in ("q", "k", "v", "dq", "dk", "dv", "out", "tangent")]
@@ -87,7 +87,7 @@ def compiled(dtype, head_dim, capability, *, causal=True, padding=True, given="q
         "DQ": "q" in given,
         "DK": "k" in given,
         "DV": "v" in given,
-        "PRECISION": module.precision(head_dim, torch_dtype),
+        "PRECISION": precision or module.precision(head_dim, torch_dtype),
         "BLOCK_D": module.padded(head_dim),
         "BLOCK_M": blocks.queries,
         "BLOCK_N": blocks.keys,
@@ -134,10 +134,16 @@ def test_simpler_kernels_spill_nothing(dtype, options, tmp_path):
 
 @needs_compiler
 @pytest.mark.parametrize("head_dim", [32, 64, 128, 256])
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_tf32_spills_nothing(head_dim, tmp_path):
+    assert_nothing_spilled(compiled("fp32", head_dim, 90, precision="tf32"), tmp_path)
+
+
+@needs_compiler
+@pytest.mark.parametrize("head_dim", [32, 64, 128, 256])
+@pytest.mark.parametrize(("dtype", "precision"), [("bf16", None), ("fp32", None), ("fp32", "tf32")])
 @pytest.mark.parametrize("capability", [80, 100])
-def test_compiles_for_other_gpus(capability, dtype, head_dim):
-    kernel = compiled(dtype, head_dim, capability)
+def test_compiles_for_other_gpus(capability, dtype, precision, head_dim):
+    kernel = compiled(dtype, head_dim, capability, precision=precision)
     assert kernel.metadata.shared <= 99 << 10
     assert getattr(kernel.metadata, "tmem_size", 0) <= 512
     assert "trap;" not in kernel.asm["ptx"]

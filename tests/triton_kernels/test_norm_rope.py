@@ -43,7 +43,7 @@ for i, (shape, across, angles, interleaved) in enumerate(
 ):
     dtype = list(ROUNDING)[i % 4]
     length, heads, width = shape[1:]
-    if length > 16 and i % 5:  # more tokens than a program of the backward has: a few cases will do
+    if shape is not shapes[0] and i % 5:  # odd and long shapes: a few cases of each will do
         continue
     made = lambda *s: torch.randn(s).to(dtype)
     operands = [made(*shape), None if across is None else made(heads * width if across else width)]
