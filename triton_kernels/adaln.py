@@ -16,22 +16,13 @@ The contract is in pyaccel/ops/adaln.py, the arithmetic in csrc/adaln.h.
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import torch
 import triton
 import triton.language as tl
 
-MOST_WIDTH = 8192
-"""Elements of a row that a program holds. The backward of more than 4096 of float32, or of any of float64, spills."""
-
-MOST_WARPS = 16
-ELEMENTS = 8
-"""Elements of a row that a thread has, unless that takes more than MOST_WARPS."""
-
-ROWS = 16
-"""Rows of a program of the backward."""
+from .rows import MOST_WIDTH, ROWS, accumulator, launch
 
 
 @triton.jit
@@ -45,6 +36,7 @@ def load_row(pointer, entry, width, lane, PRESENT: tl.constexpr, ABSENT: tl.cons
 
 @triton.jit
 def store_row(pointer, row, width, lane, value):
+    """Writes ``value`` to a row, rounded to the type of its elements."""
     if pointer.dtype.element_ty.primitive_bitwidth == 16:
         value = value.to(tl.float32)  # no machine rounds float64 to sixteen bits at once
     tl.store(pointer + row * width + lane, value.to(pointer.dtype.element_ty), mask=lane < width)
@@ -260,11 +252,6 @@ def modulate_backward(
         store_row(sums, 3 * program + 2, width, lane, with_branch)
 
 
-def warps_of(elements: int) -> int:
-    """Of a program that has so many elements in its registers."""
-    return max(1, min(MOST_WARPS, elements // (32 * ELEMENTS)))
-
-
 def served(x: torch.Tensor) -> bool:
     """Whether there are rows, and one fits the registers."""
     return 0 < x.shape[-1] <= MOST_WIDTH and x.numel() > 0
@@ -369,11 +356,6 @@ def backward(grads, x, gate, branch, scale, shift, weight, bias, rms: bool, eps:
     ]
 
 
-def accumulator(*tensors: torch.Tensor | None) -> torch.dtype:
-    """float64 where any operand is, otherwise float32."""
-    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
 def sharing(shape, **shared: torch.Tensor | None) -> dict[str, int]:
     """How the rows of ``shape`` share the entries of each operand: (inner, repeats) of :func:`entry_of`."""
     arguments = {}
@@ -387,23 +369,6 @@ def sharing(shape, **shared: torch.Tensor | None) -> dict[str, int]:
             repeats, d = repeats * shape[d], d - 1
         arguments |= {f"{name}_inner": inner, f"{name}_repeats": repeats}
     return arguments
-
-
-def launch(kernel, programs: int, elements: int, arguments: dict, constants: dict) -> None:
-    """Runs ``kernel``, whose programs hold so many elements.
-
-    In the place of an operand that is absent it gets another tensor, which it does not read.
-    """
-    present = [t for t in arguments.values() if isinstance(t, torch.Tensor)]
-    wide = torch.float64 in [t.dtype for t in present]
-    device = present[0].device
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        kernel[(programs,)](
-            **{name: present[0] if value is None else value for name, value in arguments.items()},
-            **constants,
-            ACCUMULATOR=tl.float64 if wide else tl.float32,
-            num_warps=warps_of(elements),
-        )
 
 
 def _launch_rows(kernel, programs: int, arguments: dict, sharing: dict, constants: dict) -> None:

@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .adaln import MOST_WIDTH, ROWS, accumulator, launch
+from .rows import MOST_WIDTH, ROWS, accumulator, launch
 
 
 @triton.jit
@@ -52,6 +52,7 @@ def load_pairs(
 
 @triton.jit
 def store_pairs(pointer, row, heads, width, a, b, NEIGHBOURS: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr):
+    """Writes the first and the second elements of the pairs of [heads, width] at ``row``, rounded to their type."""
     if pointer.dtype.element_ty.primitive_bitwidth == 16:
         a, b = a.to(tl.float32), b.to(tl.float32)  # no machine rounds float64 to sixteen bits at once
     a, b = a.to(pointer.dtype.element_ty), b.to(pointer.dtype.element_ty)

@@ -55,11 +55,8 @@ void blend_cuda(const Blend& blend, void* stream) {
   const int v = operands.lanes();
   job.vectors = operands.vectors(blend.total, v);
   const int64_t blocks = blocks_for(std::max(job.vectors, blend.total - job.vectors * v));
-  launch("blend",
-         operands.wide() ? blend_all<double, 2>
-         : v == 8        ? blend_all<float, 8>
-                         : blend_all<float, 4>,
-         blocks, stream, job);
+  launch("blend", by_lanes(operands, blend_all<double, 2>, blend_all<float, 4>, blend_all<float, 8>), blocks, stream,
+         job);
 }
 
 }  // namespace pyaccel

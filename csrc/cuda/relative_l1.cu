@@ -92,12 +92,8 @@ void relative_l1_partial_cuda(const RelativeL1& of, double* partial, void* strea
   Operands operands;
   operands.add(of.a, of.a_dtype);
   operands.add(of.b, of.b_dtype);
-  const int v = operands.lanes();
-  const Launch job{of, operands.vectors(of.total, v)};
-  launch("relative_l1",
-         operands.wide() ? add_up<double, 2>
-         : v == 8        ? add_up<float, 8>
-                         : add_up<float, 4>,
+  const Launch job{of, operands.vectors(of.total, operands.lanes())};
+  launch("relative_l1", by_lanes(operands, add_up<double, 2>, add_up<float, 4>, add_up<float, 8>),
          relative_l1_blocks(of.total), stream, job, partial);
 }
 

@@ -183,11 +183,8 @@ void threshold_cuda(const Threshold& job, void* scratch, void* stream) {
   const int v = operands.lanes();
   clamp.vectors = operands.vectors(total, v);
   const int64_t blocks = blocks_for(std::max(clamp.vectors, total - clamp.vectors * v));
-  launch("threshold",
-         operands.wide() ? clamp_all<double, 2>
-         : v == 8        ? clamp_all<float, 8>
-                         : clamp_all<float, 4>,
-         blocks, stream, clamp);
+  launch("threshold", by_lanes(operands, clamp_all<double, 2>, clamp_all<float, 4>, clamp_all<float, 8>), blocks,
+         stream, clamp);
 }
 
 }  // namespace pyaccel

@@ -198,6 +198,12 @@ class Operands {
   uint64_t runs_ = 0;
 };
 
+// Of a kernel made for each number of lanes the one for these operands.
+template <typename Kernel>
+Kernel by_lanes(const Operands& operands, Kernel two_doubles, Kernel four, Kernel eight) {
+  return operands.wide() ? two_doubles : operands.lanes() == 8 ? eight : four;
+}
+
 // A tensor that broadcasts: element i goes with i / (inner repeats) * inner + i % inner of it.
 struct Broadcast {
   const void* p;

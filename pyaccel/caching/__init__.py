@@ -1,5 +1,6 @@
 """Feature caching: where · when · how. Each published method is a choice of the three."""
 
+from .attaching import attach
 from .auto import auto
 from .blockcache import blockcache
 from .calibration import Calibration, calibrate
@@ -8,7 +9,7 @@ from .deepcache import centred, deepcache
 from .delta_dit import delta_dit
 from .dicache import dicache
 from .easycache import easycache
-from .engine import Cache, attach
+from .engine import Cache
 from .fora import fora
 from .hicache import hicache
 from .how import How, hermite, newton, reuse, taylor

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from torch import nn
 
+from .attaching import attach
 from .calibration import Calibration
-from .engine import Cache, attach
+from .engine import Cache
 from .how import reuse
 from .scale_shift import ScaleShift
 from .when import every, mask

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from .engine import Cache, attach
+from .attaching import attach
+from .engine import Cache
 from .how import reuse
 from .moment import Moment
 from .ranges import blocks, spans

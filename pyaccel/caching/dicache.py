@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .engine import Cache, attach
+from .attaching import attach
+from .engine import Cache
 from .how import How, reuse
 from .moment import Moment
 from .ranges import first_blocks, spans

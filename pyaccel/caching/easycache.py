@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .engine import Cache, attach
+from .attaching import attach
+from .engine import Cache
 from .how import reuse
 from .moment import Moment
 from .when import positive

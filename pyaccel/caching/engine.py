@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,7 +19,6 @@ from torch import nn
 
 from .. import ops
 from ..denoiser import Run, StepContext, announce
-from ..names import look_up
 from .features import History, flatten, stub
 from .how import How
 from .moment import When
@@ -364,41 +363,3 @@ class Cache:
 
 def _is_feature(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and x.is_floating_point() and x.dim() >= 2
-
-
-def attach(
-    method: str,
-    model: nn.Module,
-    *,
-    where: Iterable[Site | str],
-    when: When,
-    how: How,
-    steps: int | None = None,
-    memory: str | None = None,
-    coordinate: str | Callable[[float], float] = "step",
-    group: Any = None,
-) -> Cache:
-    """A :class:`Cache` of these three parts on ``model``, to be entered with ``with``.
-
-    Args:
-        method: what it is called in the summary and in errors.
-        model: one call of it is one model call; its ``forward`` is replaced while the cache is attached.
-        where: the sites, as :func:`branches` finds them or as you describe them; a string is the name of a module.
-        when: which steps are computed in full.
-        how: how a feature is predicted.
-        steps: the number of steps of a run, for use without a StepContext on a model whose times say nothing.
-        memory: None keeps features as they are; "int8" or "fp8" keep the newest in bfloat16 and differences to older
-            ones in 8 bits; "bf16" keeps all in bfloat16.
-        coordinate: in which features are predicted: "step", "time", or a function of time such as
-            ``schedule.log_snr``. Where the time is not known it is the step.
-        group: a process group whose ranks decide alike.
-
-    Raises TypeError when ``where`` holds anything but :class:`Site` and names, ValueError for a name or a setting that
-    there is not.
-    """
-    modules = dict(model.named_modules())
-    where = [Site(s, look_up("module", s, modules)) if isinstance(s, str) else s for s in where]
-    wrong = [site for site in where if not isinstance(site, Site)]
-    if wrong:
-        raise TypeError(f"where= must be a list of caching.Site, got {type(wrong[0]).__name__}")
-    return Cache(method, model, where, when, how, steps=steps, memory=memory, coordinate=coordinate, group=group)

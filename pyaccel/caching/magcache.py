@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from .attaching import attach
 from .calibration import Calibration
-from .engine import Cache, attach
+from .engine import Cache
 from .how import reuse
 from .moment import Moment
 from .ranges import spans

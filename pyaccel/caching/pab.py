@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from .engine import Cache, attach
+from .attaching import attach
+from .engine import Cache
 from .how import reuse
 from .moment import Moment, When
 from .when import every, whole_number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+from .attaching import attach
 from .auto import auto
 from .blockcache import blockcache
 from .dbcache import dbcache, fbcache
@@ -12,7 +13,7 @@ from .deepcache import deepcache
 from .delta_dit import delta_dit
 from .dicache import dicache
 from .easycache import easycache
-from .engine import Cache, attach
+from .engine import Cache
 from .fora import fora
 from .hicache import hicache
 from .magcache import magcache

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from torch import nn
 
 from ..names import look_up
-from .engine import Cache, attach
+from .attaching import attach
+from .engine import Cache
 from .how import HOWS
 from .ranges import spans
 from .when import every

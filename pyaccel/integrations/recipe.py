@@ -63,4 +63,5 @@ def kind_of(norm: nn.Module) -> str | None:
 
 
 def name_of(kind: type) -> str:
+    """The full name of a class."""
     return f"{kind.__module__}.{kind.__qualname__}"

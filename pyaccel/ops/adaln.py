@@ -1,10 +1,8 @@
 """``adaln_modulate`` and ``gated_residual_adaln``: what stands between the branches of a diffusion transformer's block.
 
-The arithmetic is in csrc/adaln.h, the semantics in reference.py. Dense tensors without gradients go straight to the
-native kernel. Otherwise the first of these that applies is taken: forward mode takes the formula (on a GPU the kernels,
-where nothing else is going on), torch.compile the registered operation, torch.func and dispatch modes the formula,
-gradients the kernels with a backward of their own, and the rest the kernel of the backend, through copies where its
-layout wants one. On a GPU the backward and the tangent are Triton's, beside the native kernel of the values.
+The arithmetic is in csrc/adaln.h, the semantics in reference_norms.py. Dense tensors without gradients go straight to
+the native kernel; the other routes are in routes.py, the last of them the kernel of the backend, through copies where
+its layout wants one. On a GPU the backward and the tangent are Triton's, beside the native kernel of the values.
 """
 
 from __future__ import annotations
@@ -12,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import backend, reference
-from .epilogues import check_finite, check_tensor
+from . import backend, reference_norms
+from .epilogues import check_tensor
 from .layout import dense, unexpanded
+from .routes import check_eps, each, routed, takes_backward_kernel, tangents_like
 
 _empty_like = torch.empty_like
 _is_compiling = torch.compiler.is_compiling
@@ -104,22 +103,16 @@ def gated_residual_adaln(
 def _general(name: str, operands: tuple, norm: str, eps: float) -> list[Tensor]:
     if norm not in NORMS:
         raise ValueError(f"{name}: norm is {norm!r}; expected one of {', '.join(map(repr, NORMS))}")
-    eps = check_finite(eps, f"{name}: eps")
-    if eps < 0:
-        raise ValueError(f"{name}: eps is {eps}; expected a number not below 0")
+    eps = check_eps(name, eps)
     operands, rms = _checked(name, operands), norm == "rms"
-    present = [t for t in operands if t is not None]
-    if backend.forward_mode():
-        if backend.only_forward_mode(present) and _triton(present[0]) is not None:
-            return list(_Differentiable.apply(rms, eps, *operands))
-        return reference.adaln(*operands, rms, eps)
-    if _is_compiling():
-        return _operator(*operands, rms, eps)
-    if not backend.private_names_work() or backend.transformed():
-        return reference.adaln(*operands, rms, eps)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in present):
-        return list(_Differentiable.apply(rms, eps, *operands))
-    return _run(operands, rms, eps)
+    return routed(
+        operands,
+        formula=lambda: reference_norms.adaln(*operands, rms, eps),
+        differentiable=lambda: list(_Differentiable.apply(rms, eps, *operands)),
+        operator=lambda: _operator(*operands, rms, eps),
+        run=lambda: _run(operands, rms, eps),
+        has_tangent=lambda: _triton(operands[0]) is not None,
+    )
 
 
 def _checked(name: str, operands: tuple) -> tuple:
@@ -163,14 +156,14 @@ def _run(operands: tuple, rms: bool, eps: float) -> list[Tensor]:
     x = operands[0]
     chosen = backend.choose(x.device)
     if chosen != "reference" and x.numel():
-        ordered, results = [None if t is None else _ordered(t, x.shape) for t in operands], None
+        ordered, results = each(lambda t: _ordered(t, x.shape), operands), None
         if chosen == "native":
             results = _native(*ordered, rms, eps, False, _empty_like)
         if results is None and (kernel := _triton(x)) is not None:
             results = kernel.forward(*ordered, rms, eps)
         if results is not None:
             return [results] if isinstance(results, Tensor) else list(results)
-    return [t.contiguous() for t in reference.adaln(*operands, rms, eps)]
+    return [t.contiguous() for t in reference_norms.adaln(*operands, rms, eps)]
 
 
 def _ordered(t: Tensor, shape) -> Tensor:
@@ -200,19 +193,15 @@ def shares_rows(small, shape) -> bool:
 
 def _backward(grads, normed: Tensor, others: tuple, rms: bool, eps: float) -> list[Tensor | None]:
     """The gradients of all operands; ``normed`` is x, or the sum with the branch. Differentiable where it has to be."""
-    if not torch.is_grad_enabled() and not _is_compiling() and not backend.transformed():
-        kernel = _triton(normed)
-        if kernel is not None:
-            given = [torch.zeros_like(normed) if grads[-1] is None else grads[-1]]
-            given = [*grads[:-1], *given]
-            given = [None if g is None else _ordered(g, normed.shape) for g in given]
-            ordered = [None if t is None else _ordered(t, normed.shape) for t in (normed, *others)]
-            found = kernel.backward(given, *ordered, rms, eps)
-            # Where an entry was copied for each row, its gradient is added up again.
-            return [
-                None if f is None else f.sum_to_size(t.shape) for f, t in zip(found, (normed, *others), strict=True)
-            ]
-    return reference.adaln_backward(grads, normed, *others, rms, eps)
+    kernel = _triton(normed) if takes_backward_kernel() else None
+    if kernel is None:
+        return reference_norms.adaln_backward(grads, normed, *others, rms, eps)
+    *first, last = grads
+    given = [*first, torch.zeros_like(normed) if last is None else last]
+    given, ordered = (each(lambda t: _ordered(t, normed.shape), some) for some in (given, (normed, *others)))
+    found = kernel.backward(given, *ordered, rms, eps)
+    # Where an entry was copied for each row, its gradient is added up again.
+    return [None if f is None else f.sum_to_size(t.shape) for f, t in zip(found, (normed, *others), strict=True)]
 
 
 def _triton(x: Tensor):
@@ -240,15 +229,10 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, _rms, _eps, *tangents):
-        operands = [None if t is None else backend.unwrapped(t) for t in ctx.saved_tensors]
-        tangents = [None if t is None else backend.unwrapped(t) for t in tangents]
+        operands, tangents = each(backend.unwrapped, ctx.saved_tensors), each(backend.unwrapped, tangents)
         with backend.untransformed():
-            shape = operands[0].shape
-            given = [None if t is None else _ordered(t, shape) for t in operands]
-            changes = [
-                None if t is None or d is None else dense(d.detach().expand_as(t), torch.contiguous_format)
-                for t, d in zip(given, tangents, strict=True)
-            ]
+            given = each(lambda t: _ordered(t, operands[0].shape), operands)
+            changes = tangents_like(given, tangents)
             return tuple(_triton(operands[0]).tangent(changes, *given, ctx.rms, ctx.eps))
 
     @staticmethod

@@ -1,6 +1,6 @@
 """``qk_norm_rope``: queries and keys normed and turned by the rotary embedding, each read and written once.
 
-The arithmetic is in csrc/norm_rope.h, the semantics in reference.py. Which route a call takes is decided as for
+The arithmetic is in csrc/norm_rope.h, the semantics in reference_norms.py. Which route a call takes is decided as for
 :mod:`.adaln`.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import backend, reference
-from .epilogues import check_finite, check_tensor
-from .layout import dense
+from . import backend, reference_norms
+from .epilogues import check_tensor
+from .routes import check_eps, contiguous, each, routed, takes_backward_kernel, tangents_like
 
 _empty_like = torch.empty_like
 _is_compiling = torch.compiler.is_compiling
@@ -66,25 +66,19 @@ def _norm_rope(name: str, x, weight, cos, sin, eps, neighbours: bool) -> Tensor:
         if y is not None:
             return y
     operands, eps = _checked(name, x, weight, cos, sin, eps)
-    present = [t for t in operands if t is not None]
-    if backend.forward_mode():
-        if backend.only_forward_mode(present) and _triton(*operands[:2]) is not None:
-            return _Differentiable.apply(eps, neighbours, *operands)
-        return reference.norm_rope(*operands, eps, neighbours)
-    if _is_compiling():
-        return _operator(*operands, eps, neighbours)
-    if not backend.private_names_work() or backend.transformed():
-        return reference.norm_rope(*operands, eps, neighbours)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in present):
-        return _Differentiable.apply(eps, neighbours, *operands)
-    return _run(operands, eps, neighbours)
+    return routed(
+        operands,
+        formula=lambda: reference_norms.norm_rope(*operands, eps, neighbours),
+        differentiable=lambda: _Differentiable.apply(eps, neighbours, *operands),
+        operator=lambda: _operator(*operands, eps, neighbours),
+        run=lambda: _run(operands, eps, neighbours),
+        has_tangent=lambda: _triton(x) is not None,
+    )
 
 
 def _checked(name: str, x, weight, cos, sin, eps) -> tuple[tuple, float]:
     """(x, weight, cos, sin), the last two [B or 1, L, 1, D], and eps; an error names the culprit."""
-    eps = check_finite(eps, "qk_norm_rope: eps")
-    if eps < 0:
-        raise ValueError(f"qk_norm_rope: eps is {eps}; expected a number not below 0")
+    eps = check_eps("qk_norm_rope", eps)
     for what, t in ((name, x), (f"{name}_weight", weight), ("cos", cos), ("sin", sin)):
         if t is None and what != name:
             continue
@@ -120,21 +114,19 @@ def _of_tokens(what: str, t: Tensor | None, shape: tuple) -> Tensor | None:
 
 def _run(operands: tuple, eps: float, neighbours: bool) -> Tensor:
     """The values by the backend that serves these tensors, of any strides."""
-    x, weight = operands[:2]
-    chosen = backend.choose(x.device)
-    ordered = [None if t is None else dense(t.detach(), torch.contiguous_format) for t in operands]
-    if chosen == "native":
+    ordered = each(contiguous, operands)
+    if backend.choose(operands[0].device) == "native":
         y = _native(*ordered, eps, neighbours, False, _empty_like)
         if y is not None:
             return y
-    kernel = _triton(x, weight)
+    kernel = _triton(operands[0])
     if kernel is not None:
         return kernel.forward(*ordered, eps, neighbours)
-    return reference.norm_rope(*operands, eps, neighbours).contiguous()
+    return reference_norms.norm_rope(*operands, eps, neighbours).contiguous()
 
 
-def _triton(x: Tensor, weight: Tensor | None):
-    """The Triton kernels, where they serve tensors like these, otherwise None."""
+def _triton(x: Tensor):
+    """The Triton kernels, where they serve tensors like ``x``, otherwise None."""
     if not backend.triton_serves(x.device):
         return None
     from ..triton_kernels import norm_rope as kernel
@@ -148,12 +140,10 @@ def _triton(x: Tensor, weight: Tensor | None):
 def _backward(grad: Tensor, operands: tuple, needs: tuple, eps: float, neighbours: bool) -> list[Tensor | None]:
     """The gradients of all operands. Differentiable where it has to be."""
     # What the angles are told goes by the formula: they are constants in every model.
-    if not torch.is_grad_enabled() and not any(needs[2:]) and not _is_compiling() and not backend.transformed():
-        kernel = _triton(*operands[:2])
-        if kernel is not None:
-            ordered = [None if t is None else dense(t.detach(), torch.contiguous_format) for t in (grad, *operands)]
-            return [*kernel.backward(*ordered, eps, neighbours), None, None]
-    return reference.norm_rope_backward(grad, *operands, eps, neighbours)
+    kernel = _triton(operands[0]) if takes_backward_kernel() and not any(needs[2:]) else None
+    if kernel is None:
+        return reference_norms.norm_rope_backward(grad, *operands, eps, neighbours)
+    return [*kernel.backward(*each(contiguous, (grad, *operands)), eps, neighbours), None, None]
 
 
 class _Differentiable(torch.autograd.Function):
@@ -169,15 +159,11 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, _eps, _neighbours, *tangents):
-        operands = [None if t is None else backend.unwrapped(t) for t in ctx.saved_tensors]
-        tangents = [None if t is None else backend.unwrapped(t) for t in tangents]
+        operands, tangents = each(backend.unwrapped, ctx.saved_tensors), each(backend.unwrapped, tangents)
         with backend.untransformed():
-            ordered = [None if t is None else dense(t.detach(), torch.contiguous_format) for t in operands]
-            changes = [
-                None if t is None or d is None else dense(d.detach().expand_as(t), torch.contiguous_format)
-                for t, d in zip(ordered, tangents, strict=True)
-            ]
-            return _triton(*operands[:2]).tangent(changes, *ordered, ctx.eps, ctx.neighbours)
+            ordered = each(contiguous, operands)
+            changes = tangents_like(ordered, tangents)
+            return _triton(operands[0]).tangent(changes, *ordered, ctx.eps, ctx.neighbours)
 
     @staticmethod
     def backward(ctx, grad):

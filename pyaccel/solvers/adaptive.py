@@ -15,7 +15,7 @@ from ..schedules import Schedule
 from .builder import Builder, Point
 from .exponential import Exponential
 from .family import SOLVERS, About
-from .run_checks import check_image, check_noise, refuse, with_batched_guidance
+from .run_checks import call_name, check_image, check_noise, refuse, with_batched_guidance
 from .settings import natural_prediction, option
 
 
@@ -157,7 +157,7 @@ class _Run:
             outputs = self.branches(x.to(self.network), time, **self.conditioning)
         for o in outputs:
             if not isinstance(o, torch.Tensor) or o.shape != self.shape:
-                refuse(o, self.shape, [f"model call {number} (t = {float(s.t):.5g})"])
+                refuse(o, self.shape, [call_name(number, float(s.t))])
         p, q = predictions.convert(self.prediction, "epsilon", s.alpha, s.sigma)
         if isinstance(self.weights[0], torch.Tensor):
             rows = torch.stack([torch.full_like(self.weights[0], p), *(q * w for w in self.weights)], -1)[:, None]
@@ -165,7 +165,7 @@ class _Run:
             rows = [[p, *(q * w for w in self.weights)]]
         eps = ops.linear_combination([x, *outputs], rows, dtype=x.dtype)[0]
         if not math.isfinite(float(eps.sum())):
-            raise FloatingPointError(f"model call {number} (t = {float(s.t):.5g}) returned NaN or infinite values")
+            raise FloatingPointError(f"{call_name(number, float(s.t))} returned NaN or infinite values")
         return eps
 
 

@@ -21,7 +21,7 @@ from .inpainting import Kept
 from .noise import GivenNoise, KernelNoise, noise_source
 from .plan import Plan, Stage
 from .recycling import Recycler
-from .run_checks import check_image, check_run, refuse, with_batched_guidance
+from .run_checks import call_name, check_image, check_run, refuse, with_batched_guidance
 from .thresholding import threshold_
 
 
@@ -277,4 +277,4 @@ def _finite(x: torch.Tensor) -> bool:
 def _calls(plan: Plan) -> list[list[str]]:
     """For each stage, what an error calls its model calls."""
     number = itertools.count()
-    return [[f"model call {next(number)} (t = {call.t:.5g})" for call in stage.calls] for stage in plan.stages]
+    return [[call_name(next(number), call.t) for call in stage.calls] for stage in plan.stages]

@@ -64,8 +64,8 @@ def _check_schedule(plan: Plan, denoiser: Denoiser) -> None:
     Values are compared, not names: a shifted flow is the same process as an unshifted one, told the same. What the
     network is told may be off by a twentieth, as learned times are.
     """
-    schedule, known = denoiser.schedule, plan.__dict__.setdefault("_fits", [])
-    if any(schedule is other for other in known):
+    schedule = denoiser.schedule
+    if plan.__dict__.get("_fits") is schedule:  # what the last run found
         return
     calls = [call for stage in plan.stages for call in stage.calls if call.alpha > 0 and call.sigma > 0]
     if calls:
@@ -81,7 +81,12 @@ def _check_schedule(plan: Plan, denoiser: Denoiser) -> None:
                 f"network {call.model_time:.4g}, the denoiser's schedule {alpha:.4g} and {told:.4g}; make the plan "
                 "with denoiser.schedule"
             )
-    known.append(schedule)
+    plan.__dict__["_fits"] = schedule
+
+
+def call_name(number: int, t: float) -> str:
+    """What errors call a model call."""
+    return f"model call {number} (t = {t:.5g})"
 
 
 def refuse(output, shape: torch.Size, calls: list[str]) -> None:

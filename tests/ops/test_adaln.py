@@ -354,7 +354,7 @@ def test_the_kernel_was_used(monkeypatch):
     def formula(*args):
         raise AssertionError("the formula was used")
 
-    monkeypatch.setattr("pyaccel.ops.reference.adaln", formula)
+    monkeypatch.setattr("pyaccel.ops.reference_norms.adaln", formula)
     for x in (X, X.transpose(0, 1), X.clone().requires_grad_()):
         ops.adaln_modulate(x, torch.ones(x.shape[0], 4), torch.ones(4))
         ops.gated_residual_adaln(

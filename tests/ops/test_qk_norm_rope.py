@@ -215,6 +215,6 @@ def test_the_kernel_was_used(monkeypatch):
     def formula(*args):
         raise AssertionError("the formula was used")
 
-    monkeypatch.setattr("pyaccel.ops.reference.norm_rope", formula)
+    monkeypatch.setattr("pyaccel.ops.reference_norms.norm_rope", formula)
     for q in (Q, Q.transpose(1, 2)[:, :, :3], Q.clone().requires_grad_()):
         ops.qk_norm_rope(q, q, W, None, torch.ones(q.shape[1], 4), torch.ones(q.shape[1], 4))

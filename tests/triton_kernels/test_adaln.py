@@ -4,7 +4,7 @@ import pytest
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
-from pyaccel.triton_kernels import adaln  # noqa: E402
+from pyaccel.triton_kernels import adaln, rows  # noqa: E402
 
 from tests.triton_kernels.ahead_of_time import (  # noqa: E402
     assert_nothing_spilled,
@@ -19,7 +19,7 @@ import itertools
 import torch
 from torch.autograd import forward_ad
 from pyaccel import ops
-from pyaccel.ops import reference
+from pyaccel.ops import reference_norms as reference
 
 torch.manual_seed(0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -218,11 +218,11 @@ def test_compiles_to_wide_accesses_without_spills(name, dtype, block, capability
         "BLOCK": block,
     }
     if "ROWS" in constants:
-        constants["ROWS"] = adaln.ROWS
+        constants["ROWS"] = rows.ROWS
     pointers = {n: f"*{dtype}" for n in kernel.arg_names if n not in sizes and n not in constants}
     if "sums" in pointers:
         pointers["sums"] = f"*{accumulator}"
-    warps = adaln.warps_of(block)
+    warps = rows.warps_of(block)
     made = compiled_kernel(kernel, pointers, constants, ("width",), capability, options={"num_warps": warps})
     if dtype != "fp64":  # whose backward needs more registers than there are
         assert_nothing_spilled(made, tmp_path)

@@ -4,7 +4,7 @@ import pytest
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
-from pyaccel.triton_kernels import adaln, norm_rope  # noqa: E402
+from pyaccel.triton_kernels import norm_rope, rows  # noqa: E402
 
 from tests.triton_kernels.ahead_of_time import (  # noqa: E402
     assert_nothing_spilled,
@@ -18,7 +18,7 @@ PROGRAM = """
 import itertools
 import torch
 from pyaccel import ops
-from pyaccel.ops import reference
+from pyaccel.ops import reference_norms as reference
 
 torch.manual_seed(0)
 # The interpreter truncates where it stores bfloat16.
@@ -110,10 +110,10 @@ def test_compiles_to_wide_accesses_without_spills(name, heads, neighbours, acros
         "HALF": half,
     }
     if "ROWS" in constants:
-        constants["ROWS"] = adaln.ROWS
+        constants["ROWS"] = rows.ROWS
     pointers = {n: "*bf16" for n in kernel.arg_names if n not in sizes and n not in constants}
     pointers |= {n: "*fp32" for n in pointers if n in ("cos", "sin", "sums", "cos_tangent", "sin_tangent")}
-    warps = adaln.warps_of(norm_rope.loaded_at_once(heads_block, half, neighbours))
+    warps = rows.warps_of(norm_rope.loaded_at_once(heads_block, half, neighbours))
     made = compiled_kernel(kernel, pointers, constants, ("width",), capability, options={"num_warps": warps})
     assert_nothing_spilled(made, tmp_path)
     code = dump(made, tmp_path, "--dump-sass")
