@@ -19,6 +19,7 @@ VECTOR_KERNELS = {
     "blend_all": (3, 8, 4),
     "clamp_all": (3, 2, 4),
     "add_up": (3, 8, 0),
+    "update_all": (3, 8, 4),
     # Most of them hold a row in registers, each for other types and another length. The accesses are those for four
     # vectors of one type in a thread: of x, branch, gate, scale, shift, weight and bias, and of two results; of x and,
     # in two ways to turn pairs, of weight, cosines and sines.
