@@ -44,8 +44,8 @@ def approach_block(
     BLOCK: tl.constexpr,
 ):
     """Elements from ``begin`` on of one tensor, of which there are so many ``left``, and of its averages."""
-    wide: tl.constexpr = THETA == tl.float64 or AVERAGE == tl.float64
-    accumulator: tl.constexpr = tl.float64 if wide else tl.float32
+    widest: tl.constexpr = max(THETA.primitive_bitwidth, AVERAGE.primitive_bitwidth)
+    accumulator: tl.constexpr = tl.float64 if widest == 64 else tl.float32
     lane = tl.arange(0, BLOCK)
     mask = None if WHOLE else lane < left
     theta = tl.load(pointer(table, 2 * count + tensor, THETA, ALIGNED) + begin + lane, mask=mask).to(accumulator)

@@ -49,11 +49,11 @@ def ema_update(
     """
     if isinstance(rates, Real):
         ema, rates = (ema,), (rates,)
-    if not _is_compiling() and _native_first and _plain():
-        # Dense tensors on one device, good rates: the common case, or False if it is another.
-        if _native(ema, params, rates, _grad_enabled()):
-            _increment_version([average for averages in ema for average in averages])
-            return
+    # Dense tensors on one device, good rates: the common case, or False if it is another.
+    direct = not _is_compiling() and _native_first and _plain()
+    if direct and _native(ema, params, rates, _grad_enabled()):
+        _increment_version([average for averages in ema for average in averages])
+        return
     grad = _grad_enabled()
     with torch.no_grad():
         _general(*_checked(ema, params, rates, grad))
@@ -115,11 +115,8 @@ def _formula(averages: list[Tensor], params: list[Tensor], rate: float, at_once:
 
 def _checked(ema, params, rates, grad: bool) -> tuple[list[list[Tensor]], list[Tensor], list[float]]:
     """The arguments as lists; an error names the culprit. ``grad`` says whether gradients are recorded."""
-    params, rates = (
-        _list_of(params, "params"),
-        [check_number(r, "ema_update: a rate") for r in _list_of(rates, "rates")],
-    )
-    ema = _list_of(ema, "ema")
+    ema, params = _list_of(ema, "ema"), _list_of(params, "params")
+    rates = [check_number(rate, "ema_update: a rate") for rate in _list_of(rates, "rates")]
     for rate in rates:
         if not 0 <= rate <= 1:
             raise ValueError(f"ema_update: a rate is {rate}; expected a number in [0, 1]")
