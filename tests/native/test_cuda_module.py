@@ -19,6 +19,7 @@ VECTOR_KERNELS = {
     "blend_all": (3, 8, 4),
     "clamp_all": (3, 2, 4),
     "add_up": (3, 8, 0),
+    "update_all": (3, 8, 4),
     # Most of these hold a row in registers, each for other types and another length: twelve vectors of x, branch, gate,
     # scale, shift, weight and bias, and of two results; pairs of vectors of x, weight, cosines and sines, six of a row
     # in two ways to turn them, or one of three heads; six vectors of x and minus.
