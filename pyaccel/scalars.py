@@ -1,8 +1,8 @@
 """Scalar functions that serve floats, numpy arrays, tensors and duals alike.
 
 Schedules and solvers are written once. Handed floats they give float64 coefficients; handed tensors that require
-gradients, or duals (:mod:`pyaccel.duals`), they give coefficients that are differentiable in learned times. ``math.expm1`` of a tensor would cut the
-gradient without a word, hence this module.
+gradients, or duals (:mod:`pyaccel.duals`), they give coefficients that are differentiable in learned times.
+``math.expm1`` of a tensor would cut the gradient without a word, hence this module.
 """
 
 from __future__ import annotations

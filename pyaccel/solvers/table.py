@@ -31,7 +31,8 @@ class TableStage(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """``numbers`` [M], float64; ``start`` maps registers to factors of the noise; ``output`` is the result's register."""
+    """``numbers`` [M], float64; ``start`` maps registers to factors of the noise; ``output`` is the result's register.
+    """
 
     numbers: torch.Tensor
     start: dict[int, float]
@@ -80,7 +81,7 @@ class _Numbers(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, f, *groups):
-        wanted = [need for need in ctx.needs_input_grad[1:]]
+        wanted = ctx.needs_input_grad[1:]
         lists = [g.detach().cpu().double().tolist() for g in groups]
         ctx.sizes = [len(values) if need else None for values, need in zip(lists, wanted, strict=True)]
         ctx.like = [(g.dtype, g.device) for g in groups]

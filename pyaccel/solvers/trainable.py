@@ -112,11 +112,16 @@ class TrainablePlan(nn.Module):
                 call instead of all of them, for a third more time.
             conditioning: handed on to the denoiser.
         """
+        return self.run(self.table_for(denoiser), denoiser, noise, checkpoint, conditioning)
+
+    def table_for(self, denoiser: Callable[..., torch.Tensor]) -> Table:
+        """The table for this denoiser's prediction and guidance."""
         weights = tuple(getattr(denoiser, "weights", (1.0,)))
         if any(isinstance(w, torch.Tensor) for w in weights):
             raise ValueError("a TrainablePlan takes guidance as one number for all samples")
-        prediction = getattr(denoiser, "prediction", None) or self.origin.prediction
-        return run_table(self.table(prediction, weights), denoiser, noise, checkpoint, conditioning)
+        return self.table(getattr(denoiser, "prediction", None), weights)
+
+    run = staticmethod(run_table)
 
     def plan(self, solver: str | None = None, **facts) -> Plan:
         """A plain Plan with the present numbers; ``facts`` are added to its options."""

@@ -118,7 +118,7 @@ def test_a_traced_plan_keeps_its_times():
     torch.testing.assert_close(trainable(model, noise), plan.sample(model, noise), rtol=1e-10, atol=1e-10)
     perturbed(trainable)
     torch.testing.assert_close(trainable.plan().sample(model, noise), trainable(model, noise), rtol=1e-10, atol=1e-10)
-    with pytest.raises(ValueError, match="is no solver of pyaccel.*form='table'"):
+    with pytest.raises(ValueError, match=r"is no solver of pyaccel.*form='table'"):
         TrainablePlan(plan, form="solver")
 
 
