@@ -23,6 +23,11 @@ def l2(samples: Tensor, targets: Tensor) -> Tensor:
     return (samples - targets).flatten(1).square().mean(1)
 
 
+def psnr(samples: Tensor, targets: Tensor) -> Tensor:
+    """log10 of :func:`l2`: minus the PSNR over 10, as BNS minimises it (Shaul et al. 2024, arXiv 2403.01329, eq. 15)."""
+    return l2(samples, targets).clamp_min(1e-12).log10()
+
+
 def pseudo_huber(samples: Tensor, targets: Tensor) -> Tensor:
     """√(‖d‖² + c²) − c with c = 0.00054·√n for n elements (Song & Dhariwal 2023, arXiv 2310.14189), over √n."""
     difference = (samples - targets).flatten(1)
@@ -63,7 +68,7 @@ def lpips(device: torch.device | str = "cpu", net: str = "vgg") -> Distance:
     return distance
 
 
-DISTANCES: dict[str, Distance] = {"l1": l1, "l2": l2, "pseudo-huber": pseudo_huber}
+DISTANCES: dict[str, Distance] = {"l1": l1, "l2": l2, "pseudo-huber": pseudo_huber, "psnr": psnr}
 
 
 def distance_of(name: str, device: torch.device | str = "cpu", features: Callable | None = None) -> Distance:

@@ -31,7 +31,8 @@ class SolverConfig:
 
     ``adversarial`` is the weight of the relativistic loss, 0 for none; ``gamma`` is that of R1 and R2 (over 2);
     ``ball`` the radius of LD3's ball around the noise, in units of its norm, 0 for none; ``ball_rate`` the step of the
-    noise within it. ``objective`` is the name of the distance, for the record.
+    noise within it. With ``alternate`` above 0 coefficients and times are trained in turn, so many steps each.
+    ``checkpoint`` makes model calls again in the backward pass instead of keeping their activations. ``objective`` is the name of the distance, for the record.
     """
 
     steps: int = 2000
@@ -46,6 +47,7 @@ class SolverConfig:
     discriminator_rate: float = 2e-4
     ball: float = 0.0
     ball_rate: float = 1.0
+    alternate: int = 0
     learn: tuple[str, ...] = ("times", "shifts", "coefficients", "states")
     validate_every: int = 100
     checkpoint: bool = False
@@ -135,7 +137,9 @@ class SolverTrainer(Loop):
         for data in (self.data, self.held_out):
             bad = ~torch.isfinite(data.samples.flatten(1).sum(1))
             if bad.any():
-                raise ValueError(f"the teacher's sample {data.first + int(bad.nonzero()[0])} has NaN or infinite values")
+                raise ValueError(
+                    f"the teacher's sample {data.first + int(bad.nonzero()[0])} has NaN or infinite values"
+                )
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -161,6 +165,8 @@ class SolverTrainer(Loop):
             self._train_discriminator(target, fake, label)
         self.optimizer.zero_grad(set_to_none=True)
         table.numbers.backward(gradients[0].to(table.numbers.device))
+        if config.alternate:
+            self._only_one_kind(step // config.alternate % 2)
         nn.utils.clip_grad_norm_(self.learned, config.clip, foreach=False)
         self.optimizer.step()
         self._update_ema()
@@ -183,6 +189,12 @@ class SolverTrainer(Loop):
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.discriminator_optimizer.step()
+
+    def _only_one_kind(self, times: int) -> None:
+        """Gradients of the coefficients alone, or of the times alone."""
+        plan = self.trainable
+        for p in (plan.coefficients, plan.states) if times else (plan.time_logits, plan.time_shifts):
+            p.grad = None
 
     def _move_offsets(self, index: Tensor, gradient: Tensor, noise: Tensor) -> None:
         """LD3's soft ball (arXiv 2405.15506): the noise may move to where the student does better, a little way.
