@@ -96,7 +96,8 @@ def tune_solver(
     )  # fmt: skip
     first = trainer.validations[0][1]
     print(
-        f"validation {first:.5f} -> {trainer.best_score:.5f} (step {trainer.best_step} of {trainer.step}): {plan.calls} calls"
+        f"{plan.calls} calls: validation {first:.5f} -> {trainer.best_score:.5f}, step {trainer.best_step} of "
+        f"{trainer.step}"
     )
     print(f"plan: {folder / 'plan.json'}, card: {folder / 'card.json'}, figure: {folder / 'figure.png'}")
     if trainer.step < trainer.total and seconds is None:

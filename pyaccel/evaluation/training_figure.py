@@ -25,12 +25,11 @@ def training_figure(
     figure = new_figure(13.0, height + 2.2, colours)
     figure.text(0.02, 0.955, f"{trained.solver}: {stages} model calls, from {start.solver}", size=12.5, weight="bold",
                 color=colours.text, parse_math=False)  # fmt: skip
-    total = height + 2.2
+
     axes = [
         figure.add_axes((left, 0.62 if top else 0.09, width, (0.28 if top else 0.44)), facecolor=colours.paper)
         for left, width, top in ((0.06, 0.4, True), (0.54, 0.42, True), (0.06, 0.4, False), (0.54, 0.42, False))
     ]
-    del total
     _times(axes[0], start, trained, colours)
     _validation(axes[1], validations, colours)
     for place, (plan, title) in enumerate(((start, "weights before"), (trained, "weights after"))):

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+TRAINED = "trained from"
+"""The option of a trained plan that names the solver from which it was trained."""
+
 
 @dataclass(frozen=True)
 class Row:

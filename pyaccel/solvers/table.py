@@ -31,7 +31,7 @@ class TableStage(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """``numbers`` [M], float64; ``start`` maps registers to factors of the noise; ``output`` is the result's register."""
+    """``numbers`` [M], float64; ``start`` maps registers to factors of the noise; ``output`` is the last register."""
 
     numbers: torch.Tensor
     start: dict[int, float]

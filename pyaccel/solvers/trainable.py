@@ -18,7 +18,7 @@ from torch import nn
 from ..duals import DerivativeLost, seeds
 from .builder import Builder, Value
 from .corrections import Corrections
-from .plan import Plan, Stage
+from .plan import TRAINED, Plan, Stage
 from .replay import RowsBuilder, rows_of, solver_of
 from .table import Table, live_table
 from .trajectory import run_table
@@ -128,7 +128,7 @@ class TrainablePlan(nn.Module):
         with torch.no_grad():
             groups = [p.tolist() for p in (self.times()[1:-1], self.time_shifts, self.coefficients, self.states)]
         live = self._live(*groups)
-        options = {**self.origin.options, "trained from": self.origin.solver, **facts}
+        options = {**self.origin.options, TRAINED: self.origin.solver, **facts}
         return replace(
             live, solver=solver or f"trained {self.origin.solver}", options=options, ends=self.origin.ends,
             schedule=self.origin.schedule,

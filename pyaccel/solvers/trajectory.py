@@ -8,6 +8,7 @@ import torch
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from .. import ops
+from ..ops.inner_products import STACKED
 from .run_checks import check_noise, refuse
 from .table import Table, TableStage
 
@@ -51,19 +52,31 @@ def run_table(
     for index, stage in enumerate(table.stages):
         tensors = [registers[r] for r in stage.reads] + call(stage)
         matrix = numbers[stage.matrix].view(len(stage.writes), len(tensors))
-        new = ops.linear_combination(tensors, matrix, dtype=[state] * len(stage.writes))
-        registers.update(zip(stage.writes, new, strict=True))
+        registers.update(zip(stage.writes, _combined(tensors, matrix, state), strict=True))
         if seen is not None:
             last = index + 1 == len(table.stages)
             seen(index, registers[table.output if last else table.stages[index + 1].inputs[0]])
     return registers[table.output].to(noise.dtype)
 
 
+def _combined(tensors: list[torch.Tensor], matrix: torch.Tensor, state: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """The rows of ``matrix`` [n, k] over k tensors.
+
+    On a GPU the samples of a training batch are small: a few launches for all of them cost less than kernels for each
+    number of inputs and outputs, forward and backward. It is no matrix product, which TF32 would round.
+    """
+    first = tensors[0]
+    if first.device.type == "cpu" or first.numel() * len(tensors) > STACKED:
+        return tuple(ops.linear_combination(tensors, matrix, dtype=[state] * len(matrix)))
+    rows = torch.stack([t.to(state).flatten() for t in tensors])
+    return (matrix.to(state)[:, :, None] * rows).sum(1).view(len(matrix), *first.shape).unbind()
+
+
 def _spread(told: torch.Tensor, places: tuple[int, ...], batch: int) -> torch.Tensor | None:
     """The numbers at ``places``, each for ``batch`` samples."""
     if not places:
         return None
-    return told[places[0] : places[-1] + 1].repeat_interleave(batch, output_size=batch * len(places))
+    return told[places[0] : places[-1] + 1, None].expand(-1, batch).reshape(-1)
 
 
 def _repeated(conditioning: dict, count: int) -> dict:

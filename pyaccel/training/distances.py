@@ -24,7 +24,7 @@ def l2(samples: Tensor, targets: Tensor) -> Tensor:
 
 
 def psnr(samples: Tensor, targets: Tensor) -> Tensor:
-    """log10 of :func:`l2`: minus the PSNR over 10, as BNS minimises it (Shaul et al. 2024, arXiv 2403.01329, eq. 15)."""
+    """log10 of :func:`l2`, minus a tenth of the PSNR, as BNS minimises it (Shaul et al. 2024, arXiv 2403.01329)."""
     return l2(samples, targets).clamp_min(1e-12).log10()
 
 

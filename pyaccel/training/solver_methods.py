@@ -27,7 +27,7 @@ METHODS = {
     method.name: method
     for method in (
         SolverMethod(
-            "gs", "arXiv 2510.17699", "times, time shifts and all coefficients, by the distance to the teacher's sample",
+            "gs", "arXiv 2510.17699", "times, time shifts and all coefficients, by the distance to the teacher",
             {"learn": _EVERYTHING},
         ),
         SolverMethod(

@@ -2,7 +2,8 @@
 
 The networks are frozen; a few dozen numbers are learned. Each step is split in two: what is on the device goes from the
 table of coefficients to the loss and the gradient of the table; the rest, from the parameters to the table, is float64
-on the CPU and takes a millisecond. So one small tensor goes to the device in a step and one comes back.
+on the CPU and takes a millisecond. So one small tensor goes to the device in a step and one comes back; what is between
+them is on a GPU one launch (graphs.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from .adversarial import check_discriminator, discriminator_loss, relativistic_generator_loss
 from .checkpoints import flatten, load_tensors, save_tensors, unflatten
 from .distances import Distance
+from .graphs import Graphed
 from .loop import Loop, refuse_other_settings
 from .teacher import TeacherData
 
@@ -32,7 +34,8 @@ class SolverConfig:
     ``adversarial`` is the weight of the relativistic loss, 0 for none; ``gamma`` is that of R1 and R2 (over 2);
     ``ball`` the radius of LD3's ball around the noise, in units of its norm, 0 for none; ``ball_rate`` the step of the
     noise within it. With ``alternate`` above 0 coefficients and times are trained in turn, so many steps each.
-    ``checkpoint`` makes model calls again in the backward pass instead of keeping their activations. ``objective`` is the name of the distance, for the record.
+    ``checkpoint`` makes model calls again in the backward pass instead of keeping their activations.
+    ``objective`` is the name of the distance, for the record.
     """
 
     steps: int = 2000
@@ -80,6 +83,7 @@ class SolverTrainer(Loop):
         distance: of samples to targets, per sample.
         discriminator: for ``config.adversarial`` above 0.
         validate: ``(plan) -> float`` of the EMA's plan, smaller is better; by default the RMSE on ``held_out``.
+        graph: on a GPU, launch the steps as CUDA graphs.
         report: called with (step, {name: value}) at each validation, for logs.
 
     The best plan by validation, among the EMA's from the start on, is :attr:`best`. A checkpoint holds everything, and
@@ -102,10 +106,11 @@ class SolverTrainer(Loop):
         validate: Callable[[nn.Module], float] | None = None,
         report: Callable[[int, dict[str, float]], None] | None = None,
         checkpoint_seconds: float = 60.0,
+        graph: bool = True,
     ):
         super().__init__(config.steps, folder, checkpoint_seconds)
         self.trainable, self.denoiser, self.data, self.held_out = trainable, denoiser, data, held_out
-        self.distance, self.config, self.report = distance, config, report
+        self.distance, self.config, self.report, self.graph = distance, config, report, graph
         self.device = data.noise.device
         trainable.learn(config.learn)
         self.ema = copy.deepcopy(trainable).requires_grad_(False)
@@ -121,6 +126,33 @@ class SolverTrainer(Loop):
         self.validations: list[tuple[int, float]] = []
         self.best, self.best_score, self.best_step = copy.deepcopy(self.ema), math.inf, -1
         self._check_data()
+        self._record()
+
+    def _record(self) -> None:
+        """On a GPU what is done there becomes two graphs; anew where tensors that they read have been replaced."""
+        self._solver_part, self._discriminator_part = self._differentiated, self._train_discriminator
+        if self.graph and self.device.type == "cuda" and not self.config.checkpoint:
+            self._solver_part = Graphed(self._differentiated)
+            if self.discriminator is not None:
+                state = list(self._of_discriminator().values())
+                before = [t.clone() for t in state]
+
+                def restore() -> None:
+                    # A step that was not there before has made new tensors: zeros.
+                    now = self._of_discriminator().values()
+                    with torch.no_grad():
+                        for t in now:
+                            t.zero_()
+                        for t, was in zip(state, before, strict=True):
+                            t.copy_(was)
+
+                self._discriminator_part = Graphed(self._train_discriminator, restore)
+
+    def _of_discriminator(self) -> dict[str, Tensor]:
+        tensors = dict(self.discriminator.named_parameters()) | dict(self.discriminator.named_buffers())
+        for i, values in self.discriminator_optimizer.state_dict()["state"].items():
+            tensors |= flatten(f"optimizer/{i}", values)
+        return tensors
 
     def _use(self, discriminator: nn.Module | None) -> None:
         if discriminator is None:
@@ -129,8 +161,9 @@ class SolverTrainer(Loop):
         check_discriminator(discriminator, first.samples, {"label": first.labels})
         self.discriminator = discriminator
         self.discriminator_optimizer = torch.optim.Adam(
-            discriminator.parameters(), lr=config.discriminator_rate, betas=(0.0, 0.99), eps=1e-8
-        )
+            discriminator.parameters(), lr=config.discriminator_rate, betas=(0.0, 0.99), eps=1e-8,
+            capturable=self.device.type == "cuda",
+        )  # fmt: skip
 
     def _check_data(self) -> None:
         """A teacher's sample that is not finite would spoil everything later, and nobody would know which it was."""
@@ -152,26 +185,36 @@ class SolverTrainer(Loop):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         table = self.trainable.table_for(self.denoiser)
-        numbers = table.numbers.detach().to(self.device, non_blocking=True).requires_grad_()
-        inputs = [numbers]
-        if self.offsets is not None:
-            offset = self.offsets[index].requires_grad_()
-            noise, inputs = noise + offset, [numbers, offset]
-        loss, fake = self._loss(dataclasses.replace(table, numbers=numbers), noise, label, target)
-        gradients = torch.autograd.grad(loss, inputs)
-        if self.offsets is not None:
-            self._move_offsets(index, gradients[1], noise.detach() - offset.detach())
+        self._layout = table
+        numbers = table.numbers.detach().to(self.device, non_blocking=True)
+        offset = None if self.offsets is None else self.offsets[index]
+        moved = noise if offset is None else noise + offset
+        loss, gradient, by_noise, fake = self._solver_part(numbers, moved, label, target)
+        if offset is not None:
+            self._move_offsets(index, offset, by_noise, noise)
         if self.discriminator is not None:
-            self._train_discriminator(target, fake, label)
+            self._discriminator_part(target, fake, label)
+        loss = loss.clone()  # a graph's result is overwritten in the next step
         self.optimizer.zero_grad(set_to_none=True)
-        table.numbers.backward(gradients[0].to(table.numbers.device))
+        table.numbers.backward(gradient.to(table.numbers.device))
         if config.alternate:
             self._only_one_kind(step // config.alternate % 2)
         nn.utils.clip_grad_norm_(self.learned, config.clip, foreach=False)
         self.optimizer.step()
         self._update_ema()
         self.step += 1
-        return loss.detach()
+        return loss
+
+    def _differentiated(self, numbers: Tensor, noise: Tensor, label: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """(loss, its gradients by the numbers of the table and, for a ball, by the noise, the samples)."""
+        numbers = numbers.detach().requires_grad_()
+        inputs = [numbers]
+        if self.offsets is not None:
+            noise = noise.detach().requires_grad_()
+            inputs.append(noise)
+        loss, fake = self._loss(dataclasses.replace(self._layout, numbers=numbers), noise, label, target)
+        gradients = torch.autograd.grad(loss, inputs)
+        return loss.detach(), gradients[0], gradients[-1], fake
 
     def _loss(self, table, noise: Tensor, label: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """(the loss, the samples without their graph)."""
@@ -184,11 +227,12 @@ class SolverTrainer(Loop):
             loss = loss + self.config.adversarial * adversarial
         return loss, fake.detach()
 
-    def _train_discriminator(self, real: Tensor, fake: Tensor, label: Tensor) -> None:
+    def _train_discriminator(self, real: Tensor, fake: Tensor, label: Tensor) -> tuple[Tensor, ...]:
         loss = discriminator_loss(self.discriminator, real, fake, self.config.gamma, {"label": label})
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.discriminator_optimizer.step()
+        return (loss.detach(),)
 
     def _only_one_kind(self, times: int) -> None:
         """Gradients of the coefficients alone, or of the times alone."""
@@ -196,7 +240,7 @@ class SolverTrainer(Loop):
         for p in (plan.coefficients, plan.states) if times else (plan.time_logits, plan.time_shifts):
             p.grad = None
 
-    def _move_offsets(self, index: Tensor, gradient: Tensor, noise: Tensor) -> None:
+    def _move_offsets(self, index: Tensor, offset: Tensor, gradient: Tensor, noise: Tensor) -> None:
         """LD3's soft ball (arXiv 2405.15506): the noise may move to where the student does better, a little way.
 
         A step down the gradient, of ``ball_rate`` radii, and back to within the radius around where it began.
@@ -206,7 +250,7 @@ class SolverTrainer(Loop):
             return x.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, *[1] * (x.dim() - 1))
 
         radius = self.config.ball * norm(noise)
-        moved = self.offsets[index] - self.config.ball_rate * radius * gradient / norm(gradient)
+        moved = offset - self.config.ball_rate * radius * gradient / norm(gradient)
         self.offsets[index] = moved * (radius / norm(moved)).clamp_max(1.0)
 
     def _update_ema(self) -> None:
@@ -239,7 +283,7 @@ class SolverTrainer(Loop):
     @torch.no_grad()
     def validation_rmse(self, plan: nn.Module) -> float:
         """√ mean (sample − teacher's)² over the samples held out."""
-        total, data, batch = torch.zeros((), device=self.device), self.held_out, max(64, self.config.batch_size)
+        total, data, batch = torch.zeros((), device=self.device), self.held_out, max(256, self.config.batch_size)
         for i in range(0, len(data), batch):
             samples = plan(self.denoiser, data.noise[i : i + batch], label=data.labels[i : i + batch])
             total += (samples - data.samples[i : i + batch]).square().sum()
@@ -315,6 +359,7 @@ class SolverTrainer(Loop):
             optimizer.load_state_dict({**state, "state": {i: v for i, v in found.items() if v}})
         if self.offsets is not None:
             self.offsets.copy_(tensors["offsets"])
+        self._record()
 
     def fit(self, *arguments, **options) -> bool:
         """See :meth:`Loop.fit`. The start is validated too: training must not end with less."""

@@ -49,7 +49,7 @@ class TeacherSpec:
 
 @dataclass(frozen=True)
 class TeacherData:
-    """``noise`` and ``samples`` [N, ...] float32, ``labels`` [N]; on one device. ``first`` is the first one's number."""
+    """``noise`` and ``samples`` [N, ...] float32, ``labels`` [N]; ``first`` is the number of the first one."""
 
     noise: torch.Tensor
     labels: torch.Tensor
