@@ -70,6 +70,7 @@ def tune_solver(
 
     from ..evaluation.tuning import Job, make_teacher, teacher_spec, tune, zoo_denoiser
     from ..progress import progress_bar
+    from ..training.distances import distance_of
     from ..training.teacher import load_teacher
 
     changes = {
@@ -80,7 +81,9 @@ def tune_solver(
     if solver == "dpmpp":
         settings.setdefault("order", 3)
     job = Job(model, steps, method, solver, settings, grid, guidance, changes)
-    job.config()
+    distance_of(job.config().objective, features=lambda x: x)
+    if held_out >= count:
+        raise ValueError(f"--held-out {held_out} leaves nothing of --count {count} to train on")
     denoiser = zoo_denoiser(model, device, guidance, getattr(torch, dtype))
     job.plan(denoiser)
     folder = out or Path("runs") / f"{model}-{method}-{steps}"
