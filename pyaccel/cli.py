@@ -13,6 +13,8 @@ from .commands.calibrate import calibrate
 from .commands.plan import plan
 from .commands.sample import sample
 from .commands.solvers import solvers
+from .commands.teacher import teacher
+from .commands.tune_solver import tune_solver
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -110,7 +112,7 @@ def train(
         sys.exit(130)
 
 
-for command in (bench, calibrate, plan, sample, solvers):
+for command in (bench, calibrate, plan, sample, solvers, teacher, tune_solver):
     cli.add_command(command)
 
 

@@ -16,6 +16,7 @@ from .runge_kutta import epd, heun, rho_rk, rk4
 from .sa_solver import sa_solver
 from .students import ctm, flow_map, lcm, tcd
 from .tracing import NotLinear
+from .trainable import TrainablePlan
 from .unipc import unic, unipc
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Row",
     "Stage",
     "Threshold",
+    "TrainablePlan",
     "ctm",
     "ddim",
     "ddpm",

@@ -12,6 +12,9 @@ import torch
 if TYPE_CHECKING:
     from .capturing import CapturedPlan
 
+TRAINED = "trained from"
+"""The option of a trained plan that names the solver from which it was trained."""
+
 
 @dataclass(frozen=True)
 class Row:
