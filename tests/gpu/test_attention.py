@@ -73,8 +73,7 @@ def test_no_further_off_than_the_math_backend(gpu):
         peer = jvp(math_backend, tuple(there), tuple(along))
         for mine, theirs, right in zip(ours, peer, exact(primals, tangents), strict=True):
             off, allowed = ((t.cpu().double() - right).square().mean().sqrt() for t in (mine, theirs))
-            print(f"D={d}: ours {off:.3e}, MATH {allowed:.3e}")
-            assert off <= allowed
+            assert off <= 1.02 * allowed, f"D = {d}: ours {off:.4e}, MATH {allowed:.4e}"
 
 
 def test_memory_is_linear_in_the_length(gpu):

@@ -5,6 +5,7 @@ import torch
 
 import pyaccel
 from pyaccel import caching, solvers, zoo
+from pyaccel.ops import backend
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,29 @@ def test_caches(gpu, fashion):
             with method(fashion.model, **options):
                 found = samples(fashion, gpu, plan)
             torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+    finally:
+        fashion.model.cpu()
+
+
+def test_captured_runs_give_the_same_bits(gpu, fashion):
+    if backend.choose(gpu) != "native":
+        pytest.skip("the executor's combinations are Triton's own there, and round otherwise")
+    noise, label = torch.randn(4, 1, 28, 28, device=gpu), torch.arange(4, device=gpu)
+    try:
+        fashion.model.to(gpu)
+        for name, options in {"euler": {}, "unipc": {"order": 3}, "dpmpp_sde": {}, "heun": {}, "epd": {}}.items():
+            plan = getattr(solvers, name)(fashion.schedule, steps=8, **options)
+            run = plan.capture(fashion, torch.zeros_like(noise), label=torch.zeros_like(label))
+            seeds = {"seed": 3} if plan.stochastic else {}
+            for x in (noise, -noise):
+                with torch.no_grad():
+                    assert torch.equal(run(x, label=label, **seeds), plan.sample(fashion, x, label=label, **seeds)), (
+                        name
+                    )
+        plan = solvers.euler(fashion.schedule, steps=9)
+        with caching.taylorseer(fashion.model, interval=3, order=2), torch.no_grad():
+            run = plan.capture(fashion, torch.zeros_like(noise), label=torch.zeros_like(label))
+            assert torch.equal(run(noise, label=label), plan.sample(fashion, noise, label=label))
     finally:
         fashion.model.cpu()
 
