@@ -6,6 +6,7 @@ benchmarks/gpu.py calls them and writes what they found. Contestants take turns.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator
 
 import torch
@@ -200,16 +201,21 @@ def cached_run(device: torch.device) -> Iterator[Row]:
 
 
 def all_runs(device: torch.device, in_turns: InTurns) -> Iterator[Row]:
-    """Every row."""
-    for rows in (
-        lambda: taylorseer(device, in_turns),
-        lambda: ema(device, in_turns),
-        lambda: captured(device),
-        lambda: launches(device),
-        lambda: attention(device, in_turns),
-        lambda: cached_run(device),
+    """Every row; where one fails, its error stands in its place, and the others are measured."""
+    for name, rows in (
+        ("taylorseer", lambda: taylorseer(device, in_turns)),
+        ("ema_update", lambda: ema(device, in_turns)),
+        ("captured runs", lambda: captured(device)),
+        ("launches", lambda: launches(device)),
+        ("attention_jvp", lambda: attention(device, in_turns)),
+        ("a cached run", lambda: cached_run(device)),
     ):
-        yield from rows()
+        try:
+            yield from rows()
+        except Exception as error:
+            traceback.print_exc()
+            note = f"failed: {str(error).splitlines()[0][:120] if str(error) else type(error).__name__}"
+            yield {"what": name, "ms": float("nan"), "× the other": float("nan"), "the other": "", "note": note}
         torch.cuda.empty_cache()
 
 
