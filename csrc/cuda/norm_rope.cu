@@ -219,7 +219,6 @@ Kernel holding(bool across, int64_t pairs, Sharing* sharing) {
 template <DType T>
 Kernel holding(DType weight, DType angles, bool across, int64_t pairs, Sharing* sharing) {
   constexpr DType f32 = DType::f32;
-  if (weight == T && angles == T) return holding<8, T, T, T>(across, pairs, sharing);
   if (weight == T && angles == f32) return holding<8, T, T, f32>(across, pairs, sharing);
   return weight == f32 && angles == f32 ? holding<8, T, f32, f32>(across, pairs, sharing) : nullptr;
 }

@@ -24,8 +24,8 @@ VECTOR_KERNELS = {
     # scale, shift, weight and bias, and of two results; pairs of vectors of x, weight, cosines and sines, six of a row
     # in two ways to turn them, or one of three heads; six vectors of x and minus.
     "modulate_rows": (42, 12 * 7, 12 * 2),
-    "norm_rows": (19, 12 * 4, 12),
-    "norm_heads": (7, 3 * 2 + 3 * 2, 3 * 2),
+    "norm_rows": (15, 12 * 4, 12),
+    "norm_heads": (5, 3 * 2 + 3 * 2, 3 * 2),
     "quantize_rows": (1, 4, 0),  # 8 codes are 8 bytes
     "quantize_held": (9, 6 * 2, 0),
 }
