@@ -64,7 +64,8 @@ def tune_solver(
     """Train the times and coefficients of a solver for a model, so that few calls give what a teacher needs many for.
 
     Writes plan.json (pyaccel sample --plan OUT/plan.json), card.json and figure.png. Ctrl-C saves; the same command
-    goes on to the same bits. gits and dmn choose times and train nothing; what each method does is in docs/trained-solvers.md.
+    goes on to the same bits. gits and dmn choose times and train nothing. What each method does:
+    docs/trained-solvers.md.
     """
     import torch
 
