@@ -126,8 +126,9 @@ def make_trainer(
     if discriminator is not None:
         discriminator = discriminator.to(device)
     validate = feature_validation(denoiser, held) if config.adversarial else None
+    distance = distance_of(config.objective, device, features, config.pixels)
     return SolverTrainer(
-        trainable, denoiser, train, held, distance_of(config.objective, device, features), config, folder,
+        trainable, denoiser, train, held, distance, config, folder,
         discriminator=discriminator, validate=validate, report=report,
     )  # fmt: skip
 

@@ -73,12 +73,14 @@ def lpips(device: torch.device | str = "cpu", net: str = "vgg") -> Distance:
 DISTANCES: dict[str, Distance] = {"l1": l1, "l2": l2, "pseudo-huber": pseudo_huber, "psnr": psnr}
 
 
-def distance_of(name: str, device: torch.device | str = "cpu", features: Callable | None = None) -> Distance:
-    """The distance called ``name``; ``features`` is the network of "features"."""
+def distance_of(
+    name: str, device: torch.device | str = "cpu", features: Callable | None = None, pixels: float = 3.0
+) -> Distance:
+    """The distance called ``name``; ``features`` and ``pixels`` are those of "features" (:func:`features_of`)."""
     if name == "lpips":
         return lpips(device)
     if name == "features":
         if features is None:
             raise ValueError("the objective features needs a network that gives features [B, D]")
-        return features_of(features)
+        return features_of(features, pixels)
     return look_up("objective", name, DISTANCES)
