@@ -219,8 +219,8 @@ def run(a) -> None:
     clock.say(f"done: {a.out}")
 
 
-def install(path: Path) -> None:
-    """Plans, cards and figures of a run's file into the zoo; of several seeds the first."""
+def install(path: Path, figures: Path | None) -> None:
+    """Plans and cards of a run's file into the zoo, of several seeds the first; pictures of them into ``figures``."""
     results = json.loads(path.read_text())
     for entry in results["plans"]:
         if entry["seed"]:
@@ -232,7 +232,9 @@ def install(path: Path) -> None:
         facts = entry["card"] | {"other seeds": [e["card"]["figures"] for e in others]} if others else entry["card"]
         facts["teacher's figures"] = results["models"][entry["model"]]["teacher"]
         _write_card(folder / f"{name}.card.json", facts)
-        training_figure(folder / f"{name}.png", start, plan, [tuple(v) for v in entry["validations"]])
+        if figures:
+            picture = figures / f"trained-{entry['model']}-{name}.png"
+            training_figure(picture, start, plan, [tuple(v) for v in entry["validations"]])
         print(f"{entry['model']} {name}: {facts['figures']}")
 
 
@@ -308,10 +310,11 @@ def main() -> None:
     add("--work", default="runs/plans")
     add("--out", type=Path, default=Path("plans-run.json"))
     add("--install", type=Path, metavar="FILE", help="put the plans of a run into the zoo; nothing is trained")
+    add("--figures", type=Path, metavar="FOLDER", help="with --install: pictures of what training changed")
     add("--measure", action="store_true", help="measure the zoo's plans; nothing is trained")
     a = parser.parse_args()
     if a.install:
-        install(a.install)
+        install(a.install, a.figures)
     elif a.measure:
         measure(a)
     else:
