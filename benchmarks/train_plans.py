@@ -29,6 +29,7 @@ from pyaccel.evaluation.tuning import Job, card, make_trainer, teacher_plan, tea
 from pyaccel.files import write_atomically
 from pyaccel.seeding import sample_noise
 from pyaccel.solvers import files
+from pyaccel.training.solver_trainer import SolverConfig
 from pyaccel.training.teacher import TeacherData
 
 PROBE = 20  # steps after which it is known how many there will be; the warm-up, so they do not depend on it
@@ -67,10 +68,10 @@ def teacher_of(model: str, denoiser, count: int, batch: int):
     return TeacherData(noise, label, samples), spec
 
 
-def figures_of(denoiser, plan, count: int, truth: torch.Tensor | None) -> tuple[dict, torch.Tensor]:
-    """(FID of ``count`` samples with seed 0 and RMSE to the teacher's, the samples)."""
+def figures_of(denoiser, plan, count: int, truth: torch.Tensor | None, seed: int = 0) -> tuple[dict, torch.Tensor]:
+    """(FID of ``count`` samples with this seed and RMSE to the teacher's, the samples)."""
     classifier, reference = fashion_reference()
-    images = generate(denoiser, plan, count, batch=1000 if denoiser_on_gpu(denoiser) else 250).images
+    images = generate(denoiser, plan, count, seed=seed, batch=1000 if denoiser_on_gpu(denoiser) else 250).images
     features, _ = classify(classifier, images)
     found = {"fid": round(frechet_distance(features, reference.moments), 4), "samples": count}
     return found | ({} if truth is None else {"rmse to the teacher": round(rmse(images, truth), 5)}), images
@@ -85,8 +86,8 @@ def jobs(a) -> list[Job]:
     """In the order in which they matter: four calls first; GAS after the GS that it begins with."""
     order = sorted(a.steps, key=lambda n: (n != 4, n))
     changes = {
-        "batch_size": a.batch_size, "learning_rate": a.learning_rate, "objective": a.objective, "warmup": PROBE,
-        "validate_every": a.validate_every, "ema": a.ema, "steps": a.iterations,
+        "batch_size": a.batch_size, "learning_rate": a.learning_rate, "objective": a.objective, "pixels": a.pixels,
+        "warmup": PROBE, "validate_every": a.validate_every, "ema": a.ema, "steps": a.iterations,
     }  # fmt: skip
     gas = {"adversarial": a.adversarial, "discriminator_rate": a.discriminator_rate, "gamma": a.gamma}
     result = []
@@ -110,7 +111,6 @@ def train(job: Job, clock: Clock, share: float, a, denoiser, data, spec, start):
     trainer._record()
     trainer.save = lambda: None  # the best plan is in the result; nobody will go on from here
     began = time.monotonic()
-    trainer.validation()
     trainer.fit(progress=False, steps=PROBE // 2)
     half = time.monotonic()
     trainer.fit(progress=False, steps=PROBE - PROBE // 2)
@@ -128,9 +128,33 @@ def train(job: Job, clock: Clock, share: float, a, denoiser, data, spec, start):
     return trainer
 
 
+def tried(a, clock: Clock, model: str, denoiser, data, spec) -> dict:
+    """The settings of ``--try`` with which GS at four calls comes out best, in a few seconds each.
+
+    Best is the least sum of FID over the teacher's and of RMSE over that of the start, on noise of another seed than
+    the figures'.
+    """
+    count = min(2000, a.measure_count)
+    base, truth = figures_of(denoiser, solvers.unipc(denoiser.schedule, 20), count, None, seed=1)
+    start, _ = figures_of(denoiser, solvers.unipc(denoiser.schedule, 4), count, truth, seed=1)
+    best, least = {}, math.inf
+    for settings in a.try_settings:
+        changes = {k: v for k, v in settings.items() if k in {f.name for f in dataclasses.fields(SolverConfig)}}
+        (job,) = (j for j in jobs(a) if (j.model, j.steps, j.method, j.changes["seed"]) == (model, 4, "gs", 0))
+        job = dataclasses.replace(job, changes={**job.changes, **changes}, grid=settings.get("grid", job.grid))
+        trainer = train(job, clock, a.try_seconds, a, denoiser, data, spec, None)
+        found, _ = figures_of(denoiser, trainer.best.plan("gs"), count, truth, seed=1)
+        score = found["fid"] / base["fid"] + found["rmse to the teacher"] / start["rmse to the teacher"]
+        clock.say(f"{model}: with {settings} {found}, score {score:.4f}")
+        if score < least:
+            best, least = settings, score
+    clock.say(f"{model}: {best} is best")
+    return best
+
+
 def run(a) -> None:
     """All plans."""
-    clock = Clock(a.budget)
+    clock, measured = Clock(a.budget), 0.0
     torch.set_float32_matmul_precision("high" if a.tf32 else "highest")
     denoisers, data, specs, truth, results = {}, {}, {}, {}, {"models": {}, "plans": []}
     fashion_reference()[0].to(a.device)
@@ -142,6 +166,7 @@ def run(a) -> None:
         teacher, truth[model] = figures_of(denoisers[model], plan, a.measure_count, None)
         results["models"][model] = {"teacher": teacher, "untrained": {}}
         clock.say(f"{model}: teacher {teacher}")
+        began = clock.spent
         for n in a.steps:
             for name, plan in (
                 ("unipc", solvers.unipc(denoisers[model].schedule, n)),
@@ -149,9 +174,21 @@ def run(a) -> None:
             ):
                 found, _ = figures_of(denoisers[model], plan, a.measure_count, truth[model])
                 results["models"][model]["untrained"][f"{name}, {n}"] = found
+        measured += clock.spent - began
         clock.say(f"{model}: untrained {results['models'][model]['untrained']}")
     left, ended = jobs(a), {}
-    each_measure = max(0.5, clock.spent / (len(a.models) * (1 + 5 + 2 * len(a.steps))))
+    if a.try_settings:
+        for model in a.models:
+            best = dict(tried(a, clock, model, denoisers[model], data[model], specs[model]))
+            grid = best.pop("grid", None)
+            results["models"][model]["settings"] = best | {"grid": grid}
+            left = [
+                dataclasses.replace(job, changes={**job.changes, **best}, grid=grid or job.grid)
+                if job.model == model
+                else job
+                for job in left
+            ]
+    each_measure = max(0.5, measured / max(1, 2 * len(a.models) * len(a.steps)))
     while left:
         job = left.pop(0)
         weights = [other.steps for other in (job, *left)]
@@ -182,8 +219,8 @@ def run(a) -> None:
     clock.say(f"done: {a.out}")
 
 
-def install(path: Path) -> None:
-    """Plans, cards and figures of a run's file into the zoo; of several seeds the first."""
+def install(path: Path, figures: Path | None) -> None:
+    """Plans and cards of a run's file into the zoo, of several seeds the first; pictures of them into ``figures``."""
     results = json.loads(path.read_text())
     for entry in results["plans"]:
         if entry["seed"]:
@@ -195,7 +232,9 @@ def install(path: Path) -> None:
         facts = entry["card"] | {"other seeds": [e["card"]["figures"] for e in others]} if others else entry["card"]
         facts["teacher's figures"] = results["models"][entry["model"]]["teacher"]
         _write_card(folder / f"{name}.card.json", facts)
-        training_figure(folder / f"{name}.png", start, plan, [tuple(v) for v in entry["validations"]])
+        if figures:
+            picture = figures / f"trained-{entry['model']}-{name}.png"
+            training_figure(picture, start, plan, [tuple(v) for v in entry["validations"]])
         print(f"{entry['model']} {name}: {facts['figures']}")
 
 
@@ -250,10 +289,20 @@ def main() -> None:
     add("--batch-size", type=int, default=64)
     add("--iterations", type=int, default=3000, help="at most")
     add("--learning-rate", type=float, default=1e-2)
-    add("--objective", default="l2")
+    add("--objective", default="features")
+    add("--pixels", type=float, default=3.0, help="weight of pixels beside features")
+    add(
+        "--try",
+        dest="try_settings",
+        type=json.loads,
+        default=[],
+        metavar="JSON",
+        help='settings to choose from by GS at 4 calls, e.g. [{"pixels": 3}, {"pixels": 10}, {"objective": "l1"}]',
+    )
+    add("--try-seconds", type=float, default=8.0)
     add("--ema", type=float, default=0.99)
     add("--validate-every", type=int, default=150)
-    add("--adversarial", type=float, default=0.1)
+    add("--adversarial", type=float, default=0.01)
     add("--discriminator-rate", type=float, default=2e-4)
     add("--gamma", type=float, default=0.2)
     add("--graph", action=argparse.BooleanOptionalAction, default=True, help="CUDA graphs")
@@ -261,10 +310,11 @@ def main() -> None:
     add("--work", default="runs/plans")
     add("--out", type=Path, default=Path("plans-run.json"))
     add("--install", type=Path, metavar="FILE", help="put the plans of a run into the zoo; nothing is trained")
+    add("--figures", type=Path, metavar="FOLDER", help="with --install: pictures of what training changed")
     add("--measure", action="store_true", help="measure the zoo's plans; nothing is trained")
     a = parser.parse_args()
     if a.install:
-        install(a.install)
+        install(a.install, a.figures)
     elif a.measure:
         measure(a)
     else:

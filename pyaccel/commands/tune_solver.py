@@ -13,7 +13,7 @@ from .options import parse_options
 @click.command(short_help="Train a solver: few calls with the quality of many.")
 @click.option("--model", required=True, help="A model of the zoo; see: pyaccel models.")
 @click.option("--steps", type=click.IntRange(1), required=True, help="Of the solver: its model calls.")
-@click.option("--method", default="gs", show_default=True, help="gs, gas, ld3, s4s, s4s-alt or bns.")
+@click.option("--method", default="gs", show_default=True, help="gs, gas, ld3, s4s, s4s-alt, bns; gits, dmn.")
 @click.option("--objective", help="l1, l2, pseudo-huber, psnr, lpips or features; default: the method's, mostly l2.")
 @click.option("--solver", default="dpmpp", show_default=True, help="That it starts from; see: pyaccel solvers.")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of it; default: order=3 of dpmpp.")
@@ -64,11 +64,12 @@ def tune_solver(
     """Train the times and coefficients of a solver for a model, so that few calls give what a teacher needs many for.
 
     Writes plan.json (pyaccel sample --plan OUT/plan.json), card.json and figure.png. Ctrl-C saves; the same command
-    goes on to the same bits. Methods: gs and gas (arXiv 2510.17699), ld3, s4s, s4s-alt, bns.
+    goes on to the same bits. gits and dmn choose times and train nothing. What each method does:
+    docs/trained-solvers.md.
     """
     import torch
 
-    from ..evaluation.tuning import Job, make_teacher, teacher_spec, tune, zoo_denoiser
+    from ..evaluation.tuning import CHOSEN, Job, make_teacher, teacher_spec, tune, with_chosen_times, zoo_denoiser
     from ..progress import progress_bar
     from ..training.distances import distance_of
     from ..training.teacher import load_teacher
@@ -81,6 +82,12 @@ def tune_solver(
     if solver == "dpmpp":
         settings.setdefault("order", 3)
     job = Job(model, steps, method, solver, settings, grid, guidance, changes)
+    if method in CHOSEN:
+        folder = out or Path("runs") / f"{model}-{method}-{steps}"
+        plan = with_chosen_times(job, zoo_denoiser(model, device, guidance, getattr(torch, dtype)))
+        plan.save(folder / "plan.json")
+        print(f"times {', '.join(f'{t:.4g}' for t in plan.times)}: {folder / 'plan.json'}")
+        return
     distance_of(job.config().objective, features=lambda x: x)
     if held_out >= count:
         raise ValueError(f"--held-out {held_out} leaves nothing of --count {count} to train on")

@@ -16,6 +16,7 @@ from .. import __version__, solvers, zoo
 from ..denoiser import Denoiser
 from ..files import write_atomically
 from ..names import look_up
+from ..seeding import sample_noise
 from ..solvers import Plan, TrainablePlan
 from ..training.adversarial import Discriminator
 from ..training.distances import distance_of
@@ -125,8 +126,9 @@ def make_trainer(
     if discriminator is not None:
         discriminator = discriminator.to(device)
     validate = feature_validation(denoiser, held) if config.adversarial else None
+    distance = distance_of(config.objective, device, features, config.pixels)
     return SolverTrainer(
-        trainable, denoiser, train, held, distance_of(config.objective, device, features), config, folder,
+        trainable, denoiser, train, held, distance, config, folder,
         discriminator=discriminator, validate=validate, report=report,
     )  # fmt: skip
 
@@ -146,6 +148,26 @@ def feature_validation(denoiser: Denoiser, held: TeacherData) -> Callable[[torch
         return frechet_distance(classify(classifier, samples)[0], wanted)
 
     return validate
+
+
+CHOSEN = ("gits", "dmn")
+"""Methods that choose times and train nothing."""
+
+
+def with_chosen_times(job: Job, denoiser: Denoiser, samples: int = 64) -> Plan:
+    """The job's solver on the times that ``gits`` or ``dmn`` choose."""
+    start = job.plan(denoiser)
+    if job.method == "dmn":
+        times = solvers.dmn_times(start)
+    else:
+        model = denoiser.model
+        device = next(model.parameters()).device
+        noise = sample_noise(TEACHER_SEED, range(samples), (model.channels, model.size, model.size)).to(device)
+        label = labels_of(range(samples), list(range(model.classes))).to(device)
+        times = solvers.gits_times(
+            denoiser, denoiser.schedule, job.steps, noise, grid=job.grid, prediction=denoiser.prediction, label=label
+        )
+    return solvers.from_name(job.solver)(denoiser.schedule, times=times, prediction=denoiser.prediction, **job.options)
 
 
 def write_result(job: Job, trainer: SolverTrainer, folder: Path, figures: dict[str, Any], teacher: TeacherSpec) -> Plan:

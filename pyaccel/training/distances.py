@@ -35,17 +35,19 @@ def pseudo_huber(samples: Tensor, targets: Tensor) -> Tensor:
     return (difference.square().mean(1) + c * c).sqrt() - c
 
 
-def features_of(network: Callable[[Tensor], Tensor], pixels: float = 0.1) -> Distance:
-    """The mean squared difference in the features [B, D] of a network, plus ``pixels`` times that of the pixels.
+def features_of(network: Callable[[Tensor], Tensor], pixels: float = 3.0) -> Distance:
+    """The squared difference in the features [B, D] of a network, plus ``pixels`` times that of the pixels.
 
-    Features are made with gradients to their input; those of the target without.
+    Each is over the mean square of the target's own, so that both are shares. Features are made with gradients to their
+    input; those of the target without.
     """
 
     def distance(samples: Tensor, targets: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = network(targets).flatten(1)
         difference = network(samples).flatten(1) - wanted
-        return difference.square().mean(1) / wanted.square().mean().clamp_min(1e-12) + pixels * l2(samples, targets)
+        of_pixels = l2(samples, targets) / targets.square().mean().clamp_min(1e-12)
+        return difference.square().mean(1) / wanted.square().mean().clamp_min(1e-12) + pixels * of_pixels
 
     return distance
 
@@ -71,12 +73,14 @@ def lpips(device: torch.device | str = "cpu", net: str = "vgg") -> Distance:
 DISTANCES: dict[str, Distance] = {"l1": l1, "l2": l2, "pseudo-huber": pseudo_huber, "psnr": psnr}
 
 
-def distance_of(name: str, device: torch.device | str = "cpu", features: Callable | None = None) -> Distance:
-    """The distance called ``name``; ``features`` is the network of "features"."""
+def distance_of(
+    name: str, device: torch.device | str = "cpu", features: Callable | None = None, pixels: float = 3.0
+) -> Distance:
+    """The distance called ``name``; ``features`` and ``pixels`` are those of "features" (:func:`features_of`)."""
     if name == "lpips":
         return lpips(device)
     if name == "features":
         if features is None:
             raise ValueError("the objective features needs a network that gives features [B, D]")
-        return features_of(features)
+        return features_of(features, pixels)
     return look_up("objective", name, DISTANCES)

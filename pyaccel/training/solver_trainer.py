@@ -35,7 +35,7 @@ class SolverConfig:
     ``ball`` the radius of LD3's ball around the noise, in units of its norm, 0 for none; ``ball_rate`` the step of the
     noise within it. With ``alternate`` above 0 coefficients and times are trained in turn, so many steps each.
     ``checkpoint`` makes model calls again in the backward pass instead of keeping their activations.
-    ``objective`` is the name of the distance, for the record.
+    ``objective`` is the name of the distance and ``pixels`` the weight of pixels in that of features, for the record.
     """
 
     steps: int = 2000
@@ -45,6 +45,7 @@ class SolverConfig:
     clip: float = 1.0
     warmup: int = 20
     objective: str = "l2"
+    pixels: float = 3.0
     adversarial: float = 0.0
     gamma: float = 0.2
     discriminator_rate: float = 2e-4

@@ -61,6 +61,16 @@ def test_a_stopped_run_goes_on(pyaccel, tmp_path):
     assert part == whole
 
 
+@pytest.mark.parametrize("method", ["gits", "dmn"])
+def test_chosen_times(pyaccel, tmp_path, method):
+    arguments = "--model", "fashion-dit", "--steps", 3, "--solver", "ddim", "--out", "x"
+    ran(pyaccel("tune-solver", "--method", method, *arguments))
+    plan = Plan.load(tmp_path / "x" / "plan.json")
+    assert (plan.solver, plan.calls) == ("ddim", 3)
+    uniform = [1 - i / 3 for i in range(4)]
+    assert max(abs(t - u) for t, u in zip(plan.times, uniform, strict=True)) > 0.01
+
+
 @pytest.mark.parametrize(
     ("words", "arguments"),
     [

@@ -24,8 +24,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
 
     ``PlanScheduler.like(pipe.scheduler, "unipc", order=3)`` makes the Plan anew for each number of steps, each list of
     sigmas and each strength of image-to-image. ``PlanScheduler(plan)`` runs one Plan and no other number of steps.
-    ``PlanScheduler(pyaccel.solvers.Plan.load("plan.json"))`` so runs a trained solver: the pipeline has to be asked for its
-    number of steps, and levels of noise that it brings along give way to the learned ones.
+    ``PlanScheduler(Plan.load("plan.json"))`` so runs a trained solver: the pipeline has to be asked for its number of
+    steps, and levels of noise that it brings along give way to the learned ones.
     It saves and loads as any scheduler does; whoever loads it needs pyaccel.
 
     Args:
