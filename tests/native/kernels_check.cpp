@@ -442,8 +442,6 @@ void everything(int rounds) {
     blend(1 + below(3), 1 + below(4), round % 2 == 0 ? 8 * (1 + below(40)) : 1 + any_size() / 4, same, mixed);
     relative_l1(any_size() * (1 + below(3)), same, mixed ? any_float() : same);
     ema_update(1 + below(9), 1 + below(4), same, mixed);
-}
-
     inner_products(1 + below(3), 1 + below(7), 1 + below(3), any_size(), same, mixed);
     const DType floats[] = {DType::f32, DType::bf16, DType::f16};
     quantize(1 + below(5), round % 2 == 0 ? any_size() : 8 * (1 + below(200)), floats[below(3)], floats[below(3)],
