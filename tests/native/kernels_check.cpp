@@ -462,8 +462,6 @@ void everything(int rounds) {
   relative_l1(100003, DType::bf16, DType::f32);
   ema_update(40, 2, DType::f32, false);
   ema_update(5, 15, DType::bf16, true);
-}
-
   inner_products(2, 3, 2, 40001, DType::f32, false);
 }
 
