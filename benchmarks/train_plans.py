@@ -32,6 +32,7 @@ from pyaccel.solvers import files
 from pyaccel.training.solver_trainer import SolverConfig
 from pyaccel.training.teacher import TeacherData
 
+ZOO = ("gs", "gas")  # others are trained at four calls, and their figures stand on the card of GS
 PROBE = 20  # steps after which it is known how many there will be; the warm-up, so they do not depend on it
 
 
@@ -94,6 +95,8 @@ def jobs(a) -> list[Job]:
     for n in order:
         for seed in range(a.seeds if n == 4 else 1):
             for method in a.methods:
+                if method not in ZOO and (n != 4 or seed):
+                    continue  # a comparison
                 more = gas if method == "gas" else {}
                 options = {"order": 3} if a.solver == "dpmpp" else {}
                 result += [
@@ -223,13 +226,20 @@ def install(path: Path, figures: Path | None) -> None:
     """Plans and cards of a run's file into the zoo, of several seeds the first; pictures of them into ``figures``."""
     results = json.loads(path.read_text())
     for entry in results["plans"]:
-        if entry["seed"]:
+        if entry["seed"] or entry["card"]["method"] not in ZOO:
             continue
         folder, name = zoo.PLANS / entry["model"], entry["name"]
         plan, start = files.from_data(entry["plan"]), files.from_data(entry["start"])
         plan.save(folder / f"{name}.json")
         others = [e for e in results["plans"] if (e["model"], e["name"]) == (entry["model"], name) and e["seed"]]
         facts = entry["card"] | {"other seeds": [e["card"]["figures"] for e in others]} if others else entry["card"]
+        beside = {
+            e["card"]["method"]: e["card"]["figures"]
+            for e in results["plans"]
+            if e["model"] == entry["model"] and e["card"]["method"] not in ZOO
+        }
+        if name == "gs-4" and beside:
+            facts["other methods"] = beside
         facts["teacher's figures"] = results["models"][entry["model"]]["teacher"]
         _write_card(folder / f"{name}.card.json", facts)
         if figures:
@@ -277,7 +287,7 @@ def main() -> None:
     add("--device", default="cpu")
     add("--budget", type=float, default=170.0, help="seconds for everything")
     add("--models", type=names, default=["fashion-dit", "fashion-unet"])
-    add("--methods", type=names, default=["gs", "gas"])
+    add("--methods", type=names, default=["gs", "gas", "ld3"])
     add("--steps", type=numbers, default=[3, 4, 5, 6])
     add("--seeds", type=int, default=1, help="trainings of each plan of four calls")
     add("--count", type=int, default=5000, help="teacher samples")
