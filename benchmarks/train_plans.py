@@ -88,7 +88,8 @@ def jobs(a) -> list[Job]:
     order = sorted(a.steps, key=lambda n: (n != 4, n))
     changes = {
         "batch_size": a.batch_size, "learning_rate": a.learning_rate, "objective": a.objective, "pixels": a.pixels,
-        "warmup": PROBE, "validate_every": a.validate_every, "ema": a.ema, "steps": a.iterations,
+        "time_factor": a.time_factor, "warmup": PROBE, "ema": a.ema,
+        "validate_every": a.validate_every, "steps": a.iterations,
     }  # fmt: skip
     gas = {"adversarial": a.adversarial, "discriminator_rate": a.discriminator_rate, "gamma": a.gamma}
     result = []
@@ -299,6 +300,7 @@ def main() -> None:
     add("--batch-size", type=int, default=64)
     add("--iterations", type=int, default=3000, help="at most")
     add("--learning-rate", type=float, default=1e-2)
+    add("--time-factor", type=float, default=5.0, help="rate of the times over that of the rest")
     add("--objective", default="features")
     add("--pixels", type=float, default=3.0, help="weight of pixels beside features")
     add(
