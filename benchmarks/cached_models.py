@@ -28,19 +28,24 @@ def flux_inputs(t):
     }
 
 
-def run_flux(model, steps):
-    """One run of ``steps`` calls, announced."""
-    run = Run()
-    for i in range(steps):
-        t = 1 - i / steps
-        with announce(StepContext(run, i, steps, t)):
-            model(**flux_inputs(t))
+class FluxRun:
+    """A run of ``steps`` calls of a model: ``run(i)`` does step i, announced; step 0 begins a new run."""
+
+    def __init__(self, model, steps):
+        self.model, self.run, self.steps = model, Run(), steps
+        self.inputs = [flux_inputs(1 - i / steps) for i in range(steps)]
+
+    def __call__(self, i):
+        if i == 0:
+            self.run = Run()
+        with announce(StepContext(self.run, i, self.steps, 1 - i / self.steps)):
+            self.model(**self.inputs[i])
 
 
 def unet():
-    """Stable Diffusion's U-Net at a quarter of its width."""
+    """Stable Diffusion's U-Net at a quarter of its width, whose channels half as many groups divide."""
     torch.manual_seed(0)
     model = diffusers.UNet2DConditionModel(
-        block_out_channels=(80, 160, 320, 320), attention_head_dim=8, cross_attention_dim=192
+        block_out_channels=(80, 160, 320, 320), attention_head_dim=8, cross_attention_dim=192, norm_num_groups=16
     )
     return model.eval().requires_grad_(False)

@@ -41,3 +41,21 @@ def in_turns(contestants: dict[str, Callable[[], object]], seconds: float = 1.5,
             best[name] = min(best[name], time_calls(function, calls[name]) / calls[name])
         turns += 1
     return best
+
+
+def steps_in_turns(
+    contestants: dict[str, Callable[[int], object]], steps: int, seconds: float = 60, fewest: int = 3
+) -> dict[str, list[float]]:
+    """Best seconds of each step of a run of each contestant, who take turns at every step.
+
+    ``contestant(i)`` does step i of its run, and begins a new run at step 0. Whole runs of several seconds would be too
+    long for turns: in each of them something would interfere, and the best one would be a matter of luck.
+    """
+    best = {name: [float("inf")] * steps for name in contestants}
+    begin, runs = time.perf_counter(), 0
+    while runs < fewest or time.perf_counter() - begin < seconds:
+        for i in range(steps):
+            for name, function in contestants.items():
+                best[name][i] = min(best[name][i], time_calls(lambda f=function, i=i: f(i), 1))
+        runs += 1
+    return best

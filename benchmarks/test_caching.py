@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cached_models import flux, flux_inputs, run_flux, unet
-from harness import in_turns
+from cached_models import FluxRun, flux, unet
+from harness import in_turns, steps_in_turns
 
 from pyaccel import caching
 from pyaccel.caching.features import History
@@ -81,6 +81,8 @@ def test_one_site(benchmark, report, memory):
 
 
 STEPS, INTERVAL = 20, 5
+FULL = {0, 1, 2, 4, 9, 14, 19}
+"""When diffusers computes in full, and so the others do."""
 
 
 @pytest.mark.parametrize("where", ["branches", "last_block"])
@@ -95,36 +97,37 @@ def test_a_whole_run(benchmark, report, where):
     bare = flux()
     bare.transformer_blocks, bare.single_transformer_blocks = torch.nn.ModuleList(), torch.nn.ModuleList()
     sites = caching.branches(ours) if where == "branches" else caching.spans(ours, residual=False)
-    when = caching.mask({0, 1, 2, 4, 9, 14, 19})  # when diffusers computes in full
+    when = caching.mask(FULL)
     cache = caching.attach("ours", ours, where=sites, when=when, how=caching.taylor(1, first=2))
 
-    def run_theirs():
+    their_run = FluxRun(theirs, STEPS)
+
+    def diffusers_step(i):
+        if i == 0:
+            theirs._reset_stateful_cache()
         with theirs.cache_context("run"):
-            run_flux(theirs, STEPS)
-        theirs._reset_stateful_cache()
+            their_run(i)
 
     with torch.no_grad(), cache:
-        best = in_turns(
+        best = steps_in_turns(
             {
-                "ours": lambda: run_flux(ours, STEPS),
-                "diffusers": run_theirs,
-                "full step": lambda: plain(**flux_inputs(0.5)),
-                "no blocks": lambda: bare(**flux_inputs(0.5)),
+                "ours": FluxRun(ours, STEPS),
+                "diffusers": diffusers_step,
+                "full step": FluxRun(plain, STEPS),
+                "no blocks": FluxRun(bare, STEPS),
             },
-            seconds=60,
-            fewest=3,
+            STEPS,
         )
+    total = {name: sum(seconds) for name, seconds in best.items()}
     summary = cache.summary()
-    runs = summary.calls // STEPS
-    full = summary.full_calls // runs
-    least = full * best["full step"] + (STEPS - full) * best["no blocks"]
+    least = sum(best["full step" if i in FULL else "no blocks"][i] for i in range(STEPS))
     report(
         "A run of 20 steps, FLUX with 4 + 8 blocks, order 1",
         remembers=where,
-        full_steps=str(full),
-        x_uncached=STEPS * best["full step"] / best["ours"],
-        x_diffusers=best["diffusers"] / best["ours"],
-        over_least_percent=100 * (best["ours"] / least - 1),
+        full_steps=str(summary.full_calls * STEPS // summary.calls),
+        x_uncached=total["full step"] / total["ours"],
+        x_diffusers=total["diffusers"] / total["ours"],
+        over_least_percent=100 * (total["ours"] / least - 1),
         MiB=summary.peak_bytes / 2**20,
     )
     benchmark.pedantic(lambda: None, rounds=1)
@@ -134,26 +137,36 @@ def test_first_block_beside_cache_dit(benchmark, report):
     """The first block in every step, what the others add predicted in order 1: cache-dit's F1B0 with TaylorSeer."""
     import cache_dit
 
-    full = {0, 1, 2, 4, 9, 14, 19}
     ours, theirs = flux(), flux()
-    cache_dit.enable_cache(
-        theirs,
-        cache_config=cache_dit.DBCacheConfig(
-            Fn_compute_blocks=1, Bn_compute_blocks=0, num_inference_steps=STEPS, steps_computation_policy="static",
-            steps_computation_mask=[int(i in full) for i in range(STEPS)], enable_separate_cfg=False,
-        ),
-        calibrator_config=cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1),
+    computed = []
+    theirs.single_transformer_blocks[-1].register_forward_hook(lambda *_: computed.append(now[0]))
+    config = cache_dit.DBCacheConfig(
+        Fn_compute_blocks=1, Bn_compute_blocks=0, num_inference_steps=STEPS, steps_computation_policy="static",
+        steps_computation_mask=[int(i in FULL) for i in range(STEPS)], enable_separate_cfg=False,
     )  # fmt: skip
-    cache = caching.attach(
-        "ours", ours, where=caching.spans(ours, first=1), when=caching.mask(full), how=caching.taylor(1)
+    cache_dit.enable_cache(
+        theirs, cache_config=config, calibrator_config=cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1)
     )
+    cache = caching.attach(
+        "ours", ours, where=caching.spans(ours, first=1), when=caching.mask(FULL), how=caching.taylor(1)
+    )
+    now, their_run = [0], FluxRun(theirs, STEPS)
+
+    def cache_dit_step(i):
+        if i == 0:  # or its mask would begin one step later in each run
+            cache_dit.refresh_context(theirs, num_inference_steps=STEPS)
+        now[0] = i
+        their_run(i)
+
     with torch.no_grad(), cache:
-        best = in_turns(
-            {"ours": lambda: run_flux(ours, STEPS), "cache-dit": lambda: run_flux(theirs, STEPS)}, seconds=60, fewest=3
-        )
+        best = steps_in_turns({"ours": FluxRun(ours, STEPS), "cache-dit": cache_dit_step}, STEPS)
+    assert set(computed) == FULL
     report(
         "A run of 20 steps, FLUX with 4 + 8 blocks, first block computed, 7 full steps",
-        x_cache_dit=best["cache-dit"] / best["ours"],
+        x_cache_dit=sum(best["cache-dit"]) / sum(best["ours"]),
+        full_step_x_cache_dit=sum(best["cache-dit"][i] for i in FULL) / sum(best["ours"][i] for i in FULL),
+        cached_step_x_cache_dit=sum(s for i, s in enumerate(best["cache-dit"]) if i not in FULL)
+        / sum(s for i, s in enumerate(best["ours"]) if i not in FULL),
         MiB=cache.summary().peak_bytes / 2**20,
     )
     benchmark.pedantic(lambda: None, rounds=1)
@@ -172,16 +185,16 @@ def test_deepcache_beside_its_authors(benchmark, report):
     x = torch.randn(1, 4, 32, 32)
     text = torch.randn(1, 77, 192)
 
-    def run(model):
-        return [model(x * (1 + i / 12), t, text, return_dict=False)[0] for i, t in enumerate(scheduler.timesteps)]
+    def step(model, i):
+        return model(x * (1 + i / 12), scheduler.timesteps[i], text, return_dict=False)[0]
 
     with torch.no_grad(), caching.deepcache(ours, interval=3, steps=12) as cache:
-        for mine, other in zip(run(ours), run(theirs), strict=True):
-            torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3)
-        best = in_turns({"ours": lambda: run(ours), "DeepCache": lambda: run(theirs)}, seconds=40, fewest=3)
+        for i in range(12):
+            torch.testing.assert_close(step(ours, i), step(theirs, i), rtol=1e-3, atol=1e-3)
+        best = steps_in_turns({"ours": lambda i: step(ours, i), "DeepCache": lambda i: step(theirs, i)}, 12, seconds=30)
     report(
         "DeepCache N = 3, 12 steps, Stable Diffusion's U-Net at a quarter of its width",
-        x_DeepCache=best["DeepCache"] / best["ours"],
+        x_DeepCache=sum(best["DeepCache"]) / sum(best["ours"]),
         full_steps=str(cache.summary().full_calls * 12 // cache.summary().calls),
     )
     benchmark.pedantic(lambda: None, rounds=1)

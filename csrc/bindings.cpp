@@ -9,6 +9,7 @@
 #include "adaln_calls.h"
 #include "caching_calls.h"
 #include "cpu/ceiling.h"
+#include "ema_calls.h"
 #include "epilogue_calls.h"
 #include "inner_products_calls.h"
 #include "tensor_calls.h"
@@ -43,14 +44,15 @@ PYBIND11_MODULE(_native, m) {
       .def("run", &PreparedCombination::run);
   m.def(
       "configure",
-      [](py::object tensor_type, py::tuple dtypes, py::object current_stream, bool dlpack) {
-        reader().configure(std::move(tensor_type), std::move(dtypes), std::move(current_stream), dlpack);
+      [](py::object tensor_type, py::object parameter_type, py::tuple dtypes, py::object current_stream, bool dlpack) {
+        reader().configure(std::move(tensor_type), std::move(parameter_type), std::move(dtypes),
+                           std::move(current_stream), dlpack);
         return reader().uses_dlpack();
       },
-      "Tells which type tensors have, their dtypes in the order of the codes, and what gives the stream that torch "
-      "works "
-      "in on a GPU; True if DLPack's C functions are used.",
-      py::arg("tensor_type"), py::arg("dtypes"), py::arg("current_stream") = py::none(), py::arg("dlpack") = true);
+      "Tells which types tensors and parameters have, their dtypes in the order of the codes, and what gives the "
+      "stream that torch works in on a GPU; True if DLPack's C functions are used.",
+      py::arg("tensor_type"), py::arg("parameter_type"), py::arg("dtypes"), py::arg("current_stream") = py::none(),
+      py::arg("dlpack") = true);
   m.def("combine", &combine_tensors);
   m.def("threshold", &threshold_tensor);
   m.def("blend", &blend_tensors);
@@ -58,6 +60,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("relative_l1", &relative_l1_tensors);
   m.def("inner_products", &inner_products_tensors);
   m.def("quantize", &quantize_tensor);
+  m.def("ema_update", &ema_update_tensors);
   m.def("adaln", &adaln_tensors);
   m.def("norm_rope", &norm_rope_tensor);
 #if defined(PYACCEL_CUDA)

@@ -68,11 +68,13 @@ struct DenseTensor {
 
 class TensorReader {
  public:
-  // dtypes: torch's dtypes in the order of DType. current_stream: from the number of a GPU to the address of the stream
+  // parameter_type: the subclass whose memory means what a tensor's does. dtypes: torch's dtypes in the order of DType.
+  // current_stream: from the number of a GPU to the address of the stream
   // that torch works in there, or None.
-  void configure(pybind11::object tensor_type, pybind11::tuple dtypes, pybind11::object current_stream,
-                 bool use_dlpack) {
+  void configure(pybind11::object tensor_type, pybind11::object parameter_type, pybind11::tuple dtypes,
+                 pybind11::object current_stream, bool use_dlpack) {
     type_ = std::move(tensor_type);
+    parameter_type_ = std::move(parameter_type);
     dtypes_ = std::move(dtypes);
     current_stream_ = std::move(current_stream);
     api_ = nullptr;
@@ -109,8 +111,9 @@ class TensorReader {
 
  private:
   bool read_any(PyObject* object, bool grad, DenseTensor* to) const {
-    // Of a subclass nobody knows what its memory means. A null type_ is nobody's type.
-    if (reinterpret_cast<PyObject*>(Py_TYPE(object)) != type_.ptr()) return false;
+    // Of any other subclass nobody knows what its memory means. A null type_ is nobody's type.
+    auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(object));
+    if (type != type_.ptr() && type != parameter_type_.ptr()) return false;
     if (grad && !is(PyObject_GetAttr(object, names().requires_grad), Py_False)) return false;
     if (!(api_ != nullptr ? read_dlpack(object, to) : read_attributes(object, to))) return false;
     if (to->device != kCpu && (current_stream_.is_none() || !has_kernels(to->device))) return false;
@@ -212,7 +215,7 @@ class TensorReader {
 #endif
   }
 
-  pybind11::object type_, current_stream_ = pybind11::none();
+  pybind11::object type_, parameter_type_, current_stream_ = pybind11::none();
   pybind11::tuple dtypes_;
   const dlpack::ExchangeApi* api_ = nullptr;
 };

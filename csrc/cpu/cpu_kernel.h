@@ -3,6 +3,7 @@
 
 #include "../adaln.h"
 #include "../blend.h"
+#include "../ema.h"
 #include "../gated_combination.h"
 #include "../inner_products.h"
 #include "../linear_combination.h"
@@ -42,6 +43,8 @@ struct CpuKernel {
   void (*inner_products)(const InnerProducts&, int64_t begin, int64_t end, bool f64, double* sums);
   // quantize: rows [begin, end) of x and minus of any type but float64.
   void (*quantize_rows)(const Quantization&, int64_t begin, int64_t end);
+  // ema_update: elements [begin, end) of parameter t and of its averages.
+  void (*ema)(const EmaUpdate&, int64_t t, int64_t begin, int64_t end, bool stream);
   // adaln: rows [begin, end), in float32, or in float64 where any operand is float64; scratch has room for four rows.
   void (*adaln_f32)(const AdaLN&, int64_t begin, int64_t end, float* scratch);
   void (*adaln_f64)(const AdaLN&, int64_t begin, int64_t end, double* scratch);

@@ -9,6 +9,7 @@
 
 #include "../adaln.h"
 #include "../blend.h"
+#include "../ema.h"
 #include "../gated_combination.h"
 #include "../linear_combination.h"
 #include "../norm_rope.h"
@@ -28,6 +29,8 @@ void linear_combination_cuda(const Combination& job, const void* table, void* st
 void gated_combination_cuda(const GatedCombination& job, void* stream);
 
 void blend_cuda(const Blend& job, void* stream);
+
+void ema_update_cuda(const EmaUpdate& job, void* stream);
 
 // x and minus of any type but float64.
 void quantize_cuda(const Quantization& job, void* stream);

@@ -23,6 +23,7 @@ def attach(
     how: How,
     steps: int | None = None,
     memory: str | None = None,
+    offload: bool | int = False,
     coordinate: str | Callable[[float], float] = "step",
     group: Any = None,
 ) -> Cache:
@@ -37,6 +38,10 @@ def attach(
         steps: the number of steps of a run, for use without a StepContext on a model whose times say nothing.
         memory: None keeps features as they are; "int8" or "fp8" keep the newest in bfloat16 and differences to older
             ones in 8 bits; "bf16" keeps all in bfloat16.
+        offload: True keeps features in pinned host memory, and on the device a few buffers through which they pass.
+            Those of a site are fetched while the sites before it run, beside the computation; a number says how many
+            sites ahead (True: 2), and there are so many buffers and one more. It is for sites that are many and large.
+            Predictions are the same to the bit, but no gradient flows through them. On a CPU it changes nothing.
         coordinate: in which features are predicted: "step", "time", or a function of time such as
             ``schedule.log_snr``. Where the time is not known it is the step.
         group: a process group whose ranks decide alike.
@@ -49,4 +54,5 @@ def attach(
     wrong = [site for site in where if not isinstance(site, Site)]
     if wrong:
         raise TypeError(f"where= must be a list of caching.Site, got {type(wrong[0]).__name__}")
-    return Cache(method, model, where, when, how, steps=steps, memory=memory, coordinate=coordinate, group=group)
+    settings = {"steps": steps, "memory": memory, "offload": offload, "coordinate": coordinate, "group": group}
+    return Cache(method, model, where, when, how, **settings)

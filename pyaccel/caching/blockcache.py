@@ -33,7 +33,7 @@ def blockcache(
         scale_shift: what reused features lack (:func:`pyaccel.caching.fit_scale_shift` with the same ``delta``), or its
             file.
         steps: of a run, where nothing announces a StepContext and the times say nothing.
-        settings: ``memory`` and ``group``, as in :func:`pyaccel.caching.attach`.
+        settings: ``memory``, ``offload`` and ``group``, as in :func:`pyaccel.caching.attach`.
 
     Raises ValueError for another model's calibration.
     """

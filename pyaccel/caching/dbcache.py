@@ -52,7 +52,7 @@ def fbcache(model: nn.Module, threshold: float = 0.08, steps: int | None = None,
         model: a transformer with lists of blocks.
         threshold: of Σ|r − r'|/Σ|r'|, r what the first block adds and r' the same in the last full step; 0.05 to 0.12.
         steps: of a run, where nothing announces a StepContext and the times say nothing.
-        settings: ``memory`` and ``group``, as in :func:`pyaccel.caching.attach`.
+        settings: ``memory``, ``offload`` and ``group``, as in :func:`pyaccel.caching.attach`.
 
     One number a step is read from the device.
     """

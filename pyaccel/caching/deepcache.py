@@ -32,7 +32,7 @@ def deepcache(
         center: the paper's non-uniform schedule: full steps lie densest around this one.
         power: how much denser (p of the paper's section 3.3).
         steps: of a run; needed with ``center`` where nothing announces a StepContext.
-        settings: ``memory`` and ``group``, as in :func:`pyaccel.caching.attach`.
+        settings: ``memory``, ``offload`` and ``group``, as in :func:`pyaccel.caching.attach`.
 
     Raises ValueError for options out of range and for a model that is no U-Net.
     """

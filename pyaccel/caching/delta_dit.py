@@ -28,7 +28,7 @@ def delta_dit(
         boundary: b, the first step of the second stage; a fraction is of the run's steps.
         count: how many blocks are left out; by default three quarters of them, as in the paper (21 of 28).
         steps: of a run; needed for a fraction where nothing announces a StepContext.
-        settings: ``memory`` and ``group``, as in :func:`pyaccel.caching.attach`.
+        settings: ``memory``, ``offload`` and ``group``, as in :func:`pyaccel.caching.attach`.
 
     Raises ValueError for options out of range and for a model without lists of blocks.
     """

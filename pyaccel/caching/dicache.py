@@ -52,7 +52,7 @@ def dicache(
         threshold: of the sum of the probe's relative changes since the last full step.
         warmup: full steps at the start.
         steps: of a run, where nothing announces a StepContext and the times say nothing.
-        settings: ``memory`` and ``group``, as in :func:`pyaccel.caching.attach`.
+        settings: ``memory``, ``offload`` and ``group``, as in :func:`pyaccel.caching.attach`.
 
     Two numbers a step are read from the device.
     """

@@ -60,7 +60,7 @@ def easycache(
         threshold: of the sum of estimated relative changes; 0.025 to 0.1 in the paper.
         warmup: full steps at the start.
         steps: of a run, where nothing announces a StepContext.
-        settings: ``memory`` and ``group``, as in :func:`pyaccel.caching.attach`.
+        settings: ``memory``, ``offload`` and ``group``, as in :func:`pyaccel.caching.attach`.
 
     Two numbers a step are read from the device.
     """

@@ -20,8 +20,10 @@ from torch import nn
 from .. import ops
 from ..denoiser import Run, StepContext, announce
 from .features import History, flatten, stub
+from .held import Held, expected_of, held_by
 from .how import How
 from .moment import When
+from .offloading import Offloaded, ahead_of, ring_for
 from .patching import Patch, patched_by
 from .probing import Leave, Probing
 from .runs import Position, Runs
@@ -53,12 +55,14 @@ class Cache:
         *,
         steps: int | None = None,
         memory: str | None = None,
+        offload: bool | int = False,
         coordinate: str | Callable[[float], float] = "step",
         group: Any = None,
     ):
         self.method, self.model, self.where, self.when, self.how = method, model, where, when, how
         self.steps, self.memory, self.coordinate, self.group = steps, memory, coordinate, group
         storage_of(memory)  # an error for one that there is not
+        self.offload, self._ahead = offload, ahead_of(offload)
         self._runs = Runs(model, steps, coordinate, group)
         self._active: ContextVar[Session | None] = ContextVar("pyaccel_cache_session", default=None)
         self._lock = self._runs.lock
@@ -121,7 +125,7 @@ class Cache:
     @property
     def settings(self) -> dict[str, Any]:
         """The options of :func:`attach` beside where, when and how."""
-        return {name: getattr(self, name) for name in ("steps", "memory", "coordinate", "group")}
+        return {name: getattr(self, name) for name in ("steps", "memory", "offload", "coordinate", "group")}
 
     def __enter__(self) -> Cache:
         return self.attach()
@@ -147,10 +151,11 @@ class Cache:
         """Counts since the cache was made; bytes are those of one run and guidance pass."""
         return self._statistics.summary(self.method)
 
-    def estimate(self, *args, **kwargs) -> int:
+    def estimate(self, *args, **kwargs) -> Held:
         """The bytes that the features of one run and pass will take, for model calls with these arguments.
 
-        The model is not computed, only its shapes are; a tensor on the "meta" device will do for a sample. Nothing is
+        Those on the device; the ``host`` of the result are those in pinned host memory, with ``offload``. The model is
+        not computed, only its shapes are; a tensor on the "meta" device will do for a sample. Nothing is
         attached afterwards that was not before.
         """
         from torch._subclasses.fake_tensor import FakeTensorMode
@@ -171,7 +176,7 @@ class Cache:
                     run(*fake[: len(args)], **dict(zip(kwargs, fake[len(args) :], strict=True)))
                 finally:
                     self._active.reset(token)
-                return sum(history.storage.expected(self.how.order + 1) for history in session.histories.values())
+                return expected_of(session, self.how.order + 1)
         finally:
             self._estimating = False
             self.reset()
@@ -191,7 +196,7 @@ class Cache:
             except Rejected:
                 again = True
             if again:  # nothing that was remembered is trusted any more
-                session.histories.clear()
+                session.forget()
                 session.begin(forced=True)
                 result = run(*args, **kwargs)
         except BaseException:
@@ -241,6 +246,12 @@ class Cache:
             session.histories[(index, occurrence)] = history
         return history
 
+    def _offload(self, session: Session, history: History, feature: Any) -> None:
+        """The first feature of a site is about to be remembered: in host memory, where that is another one."""
+        ring = ring_for(session, flatten(feature)[0], self._ahead, self._estimating)
+        if ring is not None:
+            history.storage = Offloaded(self.memory, ring)
+
     def _decide(self, session: Session, index: int, history: History, args: tuple, kwargs: dict) -> bool | None:
         """Whether the site is predicted in this call; None where a probe inside of it will tell."""
         if not history.entered(session, args, kwargs):
@@ -259,7 +270,7 @@ class Cache:
         return history.decided
 
     def _site_call(self, index: int):
-        active, how, copies = self._active.get, self.how, self._copies
+        active, how, copies, ahead = self._active.get, self.how, self._copies, self._ahead
         site = self.where[index]
         rule = site.when or self.when
         told = getattr(rule, "computed", None)
@@ -289,6 +300,8 @@ class Cache:
                 return feature
             if history.storage.written:  # the model writes into what this site returns: from now on copies are kept
                 copies.add(index)
+            if ahead and not history.positions and not isinstance(history.storage, Offloaded):
+                self._offload(session, history, feature)
             history.push(session.step, session.position, feature, how, copies=index in copies)
             if told is not None and not self._estimating:
                 told(session.moment(rule), next(x for x in flatten(feature)[0] if _is_feature(x)))
@@ -357,8 +370,9 @@ class Cache:
             statistics.recomputed += again
             statistics.count(session.step, session.computed, session.predicted, not session.predicted)
             if session.computed:
-                held = sum(h.bytes for h in session.histories.values())
+                held = held_by(session)
                 statistics.peak_bytes = max(statistics.peak_bytes, held)
+                statistics.host_bytes = max(statistics.host_bytes, held.host)
 
 
 def _is_feature(x: Any) -> bool:

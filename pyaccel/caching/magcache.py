@@ -59,7 +59,7 @@ def magcache(
         in_a_row: K, the most predicted steps one after the other.
         retention: the share of steps at the start that are computed.
         steps: of a run, where nothing announces a StepContext.
-        settings: ``memory`` and ``group``, as in :func:`pyaccel.caching.attach`.
+        settings: ``memory``, ``offload`` and ``group``, as in :func:`pyaccel.caching.attach`.
 
     The defaults are the authors' for FLUX. Raises ValueError for options out of range.
     """

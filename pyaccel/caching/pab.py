@@ -33,7 +33,7 @@ def pab(
         mlp: the interval of the MLPs; None computes them always, as in the paper.
         between: the part of the steps in which outputs are reused.
         steps: of a run; needed where nothing announces a StepContext.
-        settings: ``memory`` and ``group``, as in :func:`pyaccel.caching.attach`.
+        settings: ``memory``, ``offload`` and ``group``, as in :func:`pyaccel.caching.attach`.
     """
     intervals = {"spatial": spatial, "temporal": temporal, "cross": cross, "mlp": mlp}
     for name, interval in intervals.items():

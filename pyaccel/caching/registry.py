@@ -51,5 +51,5 @@ def options_of(make: Callable[..., Cache]) -> dict[str, inspect.Parameter] | Non
     for name in rest:  # these go on to attach()
         del parameters[name]
         settings = inspect.signature(attach).parameters
-        parameters |= {key: settings[key] for key in ("memory", "coordinate", "group")}
+        parameters |= {key: settings[key] for key in ("memory", "offload", "coordinate", "group")}
     return parameters

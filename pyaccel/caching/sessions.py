@@ -20,6 +20,7 @@ from typing import Any
 from .calls import Call, equal, identical
 from .features import History
 from .moment import Moment, When
+from .ring import Ring
 
 MOST_PASSES = 16
 
@@ -29,7 +30,7 @@ class Session:
 
     __slots__ = (
         "_decisions", "_moments", "branch", "computed", "conditioning", "forced", "group", "histories", "order",
-        "position", "predicted", "serial", "signature", "step", "steps", "t", "taps", "used", "weights",
+        "position", "predicted", "rings", "serial", "signature", "step", "steps", "t", "taps", "used", "weights",
     )  # fmt: skip
 
     def __init__(self, signature: tuple, branch: str | None = None):
@@ -42,6 +43,7 @@ class Session:
         self.serial = 0  # counts model calls
         self.group: Any = None
         self._moments: dict[int, Moment] = {}  # by the rule's id
+        self.rings: dict[Any, Ring] = {}  # by device, where features are offloaded
         self.begin()
 
     def begin(self, forced: bool = False) -> None:
@@ -54,8 +56,16 @@ class Session:
         self.taps: dict[int, Any] = {}  # inputs of modules that probes look at
         self.weights: dict[tuple, list[float]] = {}
         self._decisions: dict[int, bool | None] = {}
+        for ring in self.rings.values():
+            ring.begin()
         for moment in self._moments.values():
             moment.probe = None
+
+    def forget(self) -> None:
+        """Forgets every feature."""
+        self.histories.clear()
+        for ring in self.rings.values():
+            ring.clear()
 
     def moment(self, when: When) -> Moment:
         """The rule's view of this pass."""

@@ -20,7 +20,8 @@ class Summary:
         calls: model calls.
         full_calls: those in which every site was computed.
         branches: how many sites there are.
-        peak_bytes: the most memory that was held for one run and pass.
+        peak_bytes: the most memory that was held for one run and pass, on the device of the model.
+        host_bytes: the same in pinned host memory, with ``offload``.
         kinds: how many sites of each kind.
         recomputed: calls that were done again in full, because a prediction was refused or was not finite.
         saved: the share of the model's weights that did not have to be multiplied, over all calls.
@@ -39,16 +40,18 @@ class Summary:
     sites: tuple[str, ...] = ()
     computed: tuple[tuple[int, ...], ...] = ()
     predicted: tuple[tuple[int, ...], ...] = ()
+    host_bytes: int = 0
 
     def __str__(self) -> str:
         share = f", {self.full_calls / self.calls:.0%} of them" if self.calls else ""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
         kinds = f" ({kinds})" if kinds else ""
+        host = f", and {self.host_bytes / 2**20:.1f} MiB in host memory" if self.host_bytes else ""
         again = f", {self.recomputed} of them after a refused prediction" if self.recomputed else ""
         return (
             f"{self.method}: {self.calls} model calls, {self.full_calls} in full{share}{again}; {self.branches} "
             f"branches{kinds}; {self.saved:.0%} of the work left out; at most {self.peak_bytes / 2**20:.1f} MiB of "
-            "features held"
+            f"features held{host}"
         )
 
     def __rich__(self) -> Table:
@@ -70,7 +73,7 @@ class Statistics:
 
     def __init__(self, sites: Sequence[Site], weights: Sequence[float]):
         self._sites, self._weights = sites, weights
-        self.calls = self.full_calls = self.recomputed = self.peak_bytes = 0
+        self.calls = self.full_calls = self.recomputed = self.peak_bytes = self.host_bytes = 0
         self._saved = 0.0
         self._computed: list[list[int]] = []
         self._predicted: list[list[int]] = []
@@ -103,6 +106,7 @@ class Statistics:
             tuple(site.name for site in self._sites),
             tuple(map(tuple, self._computed)),
             tuple(map(tuple, self._predicted)),
+            self.host_bytes,
         )
 
 

@@ -31,6 +31,11 @@ class Raw:
         self._versions: list[list[int | None]] = []
         self._owned = False
 
+    def holding(self, features: list[list], dtypes: list) -> Raw:
+        """Itself, with these features that are somebody else's: what is made of them are always new tensors."""
+        self.features, self._owned = features, True
+        return self
+
     def push(self, leaves: list, room: int, *, replace: bool, copies: bool) -> None:
         """Keeps ``leaves`` as the newest, and ``room`` features in all; ``replace``: instead of the newest."""
         kept, versions, self._owned = [], [], False
@@ -111,14 +116,20 @@ class Compact:
         self._newest: list = []
         self._older: list[list] = []  # for each older feature its leaves, newest first
 
+    def holding(self, features: list[list], dtypes: list) -> Compact:
+        """Itself, with these kept leaves that are somebody else's; ``dtypes`` are those of a feature's."""
+        (self._newest, *self._older), self._dtypes = features, dtypes
+        return self
+
     def push(self, leaves: list, room: int, *, replace: bool, copies: bool) -> None:
         """As in :class:`Raw`; what is kept is always ours."""
-        kept = [_narrowed(leaf) for leaf in leaves]
+        kept = [narrowed(leaf) for leaf in leaves]
         if self._newest and not replace and room > 1:
-            self._older = [list(map(self._aged, self._newest, kept)), *self._older][: room - 1]
+            self._older = [list(map(self.aged, self._newest, kept)), *self._older][: room - 1]
         self._newest, self._dtypes = kept, [getattr(leaf, "dtype", None) for leaf in leaves]
 
-    def _aged(self, old: Any, new: Any) -> Any:
+    def aged(self, old: Any, new: Any) -> Any:
+        """What is kept of the leaf ``old`` beside the next newer one."""
         if not isinstance(old, torch.Tensor) or not old.is_floating_point() or self.dtype == torch.bfloat16:
             return old
         return ops.quantize(old, minus=new, dtype=self.dtype)
@@ -189,7 +200,8 @@ def storage_of(memory: str | None) -> Raw | Compact:
     return Compact(MEMORY[memory])
 
 
-def _narrowed(leaf: Any) -> Any:
+def narrowed(leaf: Any) -> Any:
+    """What is kept of a leaf that is the newest: ours, in bfloat16."""
     if not isinstance(leaf, torch.Tensor):
         return leaf
     leaf = leaf.detach()

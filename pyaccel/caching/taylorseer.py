@@ -37,7 +37,7 @@ def taylorseer(
             the last block (the paper's light form).
         how: "taylor", the paper's differences; "newton", the polynomial through the last features, exact on uneven
             steps; "hermite", as in HiCache; "reuse".
-        settings: ``memory``, ``coordinate`` and ``group``, as in :func:`pyaccel.caching.attach`.
+        settings: ``memory``, ``offload``, ``coordinate`` and ``group``, as in :func:`pyaccel.caching.attach`.
 
     Returns a context manager with ``summary()``. Raises ValueError for options out of range and for a model without
     recognised branches.

@@ -59,7 +59,7 @@ def teacache(
         coefficients: of the polynomial, highest power first, such as ``caching.FLUX``; or a Calibration of this model
             (:func:`pyaccel.caching.calibrate`), or its file, which has fitted it; None takes the change itself.
         steps: of a run, where nothing announces a StepContext.
-        settings: ``memory`` and ``group``, as in :func:`pyaccel.caching.attach`.
+        settings: ``memory``, ``offload`` and ``group``, as in :func:`pyaccel.caching.attach`.
 
     One number a step is read from the device.
     """

@@ -4,6 +4,7 @@ from .adaln import adaln_modulate, gated_residual_adaln
 from .attention import attention, attention_jvp
 from .backend import CODES
 from .blend import blend
+from .ema import ema_update
 from .gated_combination import gated_combination
 from .linear_combination import Prepared, linear_combination, prepare
 from .noise import Noise, normal
@@ -17,6 +18,6 @@ DTYPES = tuple(CODES)
 
 __all__ = [
     "DTYPES", "Noise", "Prepared", "Quantized", "adaln_modulate", "attention", "attention_jvp", "blend",
-    "gated_combination", "gated_residual_adaln", "linear_combination", "normal", "prepare", "qk_norm_rope", "quantize",
-    "relative_l1", "threshold",
+    "ema_update", "gated_combination", "gated_residual_adaln", "linear_combination", "normal", "prepare",
+    "qk_norm_rope", "quantize", "relative_l1", "threshold",
 ]  # fmt: skip

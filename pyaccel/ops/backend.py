@@ -32,7 +32,7 @@ except ImportError as error:
 def read_tensors(dlpack: bool = True) -> bool:
     """Tells the native module how to read tensors; True if it does so by DLPack's C functions, where it may."""
     current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
-    return _native.configure(torch.Tensor, (*CODES, *CODED), current_stream, dlpack)
+    return _native.configure(torch.Tensor, torch.nn.Parameter, (*CODES, *CODED), current_stream, dlpack)
 
 
 if _native is not None:

@@ -171,6 +171,23 @@ def refuse_overlap(tensors, out) -> None:
                 )
 
 
+def overlapping(written, read) -> tuple[str, str] | None:
+    """Two names of tensors that share memory, the first of them ``written``; None if there are none.
+
+    Both are lists of names and tensors. Any tensors but those of one list ``read`` are compared.
+    """
+    every = [(t.data_ptr(), name, t, i < len(written)) for i, (name, t) in enumerate([*written, *read])
+             if t.numel() and t.device.type != "meta"]  # fmt: skip
+    open_ones: list = []  # those that reach as far as the tensor looked at, which begins later
+    for begin, name, t, is_written in sorted(every, key=lambda entry: entry[0]):
+        open_ones = [entry for entry in open_ones if entry[0] + _span(entry[2]) > begin]
+        for _, other, u, other_written in open_ones:
+            if (is_written or other_written) and t.device == u.device and _share_memory(t, u):
+                return (name, other) if is_written else (other, name)
+        open_ones.append((begin, name, t, is_written))
+    return None
+
+
 def share_in_part(a: Tensor, b: Tensor) -> bool:
     """Whether any byte belongs to both, and they are not exactly the same."""
     same = a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype

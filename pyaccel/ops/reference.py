@@ -111,6 +111,12 @@ def relative_l1(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return (a.to(acc) - wide).abs().sum(), wide.abs().sum()
 
 
+def ema_update(average: torch.Tensor, theta: torch.Tensor, rate: float) -> torch.Tensor:
+    """rate·average + (1 − rate)·theta with the dtype of ``average``, by way of their difference (csrc/ema.h)."""
+    acc = accumulator([average.dtype, theta.dtype])
+    return torch.lerp(average.to(acc), theta.to(acc), 1 - rate).to(average.dtype)
+
+
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 """The greatest number of each type of codes."""
 

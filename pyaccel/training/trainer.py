@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .. import ops
 from ..seeding import step_generator
 from .checkpoints import flatten, load_tensors, save_tensors, unflatten
 from .data import ImageData
@@ -92,7 +93,7 @@ class Trainer(Loop):
     def _update_ema(self) -> None:
         # A warmed-up rate: early on, the average reaches back over a tenth of the training and no further.
         rate = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - rate)
+        ops.ema_update(list(self.ema.parameters()), list(self.model.parameters()), rate)
         for average, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             average.copy_(buffer)
 

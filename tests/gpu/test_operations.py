@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyaccel import ops
-from pyaccel.ops import backend, reference
+from pyaccel.ops import backend, reference, reference_norms
 from tests.ops.combinations import assert_combines, random_coefficients
 from tests.tolerances import NORMAL, ROUNDING
 
@@ -104,6 +104,47 @@ def test_noise_is_that_of_the_cpu(gpu):
             inputs = on_cpu(tensors) + [ops.normal(shape, seeds, s) for s in (3, 4)]
             results = ops.linear_combination(tensors, c, dtype=F32, noise=ops.Noise(seeds, [3, 4]))
             assert_combines(on_cpu(results), inputs, c, slack=8)
+
+
+# ---- ema_update -----------------------------------------------------------------------------------------------------
+
+
+def assert_averaged(gpu, dtypes, averages, rates, shapes, offset=0):
+    """Many tensors of the dtypes in turn, a list of averages for each rate, against float64."""
+    params = [random(gpu, s, dtypes[i % len(dtypes)], offset=offset)[0] for i, s in enumerate(shapes)]
+    ema = [[random(gpu, s, averages[i % len(averages)], offset=offset)[0] for i, s in enumerate(shapes)] for _ in rates]
+    before, thetas = [on_cpu(e) for e in ema], on_cpu(params)
+    ops.ema_update(ema, params, rates)
+    for e, b, rate in zip(ema, before, rates, strict=True):
+        for got, old, theta in zip(e, b, thetas, strict=True):
+            # A difference of numbers of the order of one is formed in the accumulator.
+            wide = F64 in (old.dtype, theta.dtype)
+            allowed = ROUNDING[got.dtype] + 8 * ROUNDING[F64 if wide else F32]
+            expected = rate * old.double() + (1 - rate) * theta.double()
+            torch.testing.assert_close(got.cpu().double(), expected, rtol=allowed, atol=8 * allowed)
+    assert all(torch.equal(p.cpu(), theta) for p, theta in zip(params, thetas, strict=True))
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("average", DTYPES, ids=str)
+def test_averages(gpu, average, offset):
+    shapes = [*SHAPES, (0,), (), (2, 0, 3), (3 * 4096 + 5,)]
+    for theta, rates in itertools.product(DTYPES, ([0.9], [0.999, 0.3, 0.0, 1.0])):
+        assert_averaged(gpu, [theta], [average], rates, shapes, offset)
+    assert_averaged(gpu, DTYPES, [average, F32], [0.9, 0.5], shapes, offset)
+
+
+def test_averages_of_more_than_a_launch_takes(gpu):
+    assert_averaged(gpu, [F32, BF16, F32], [F32], [0.99, 0.9], [(i % 97,) for i in range(2500)])
+    assert_averaged(gpu, [BF16], [F32, F64], [r / 16 for r in range(17)], SHAPES)
+
+
+def test_averages_leave_their_neighbours_alone(gpu):
+    memory = torch.full((1000,), 7.0, device=gpu)
+    ema = [memory[1 + 40 * i : 1 + 40 * i + size] for i, size in enumerate((1, 3, 8, 17, 31, 39))]
+    ops.ema_update(ema, [torch.ones_like(e) for e in ema], 0.5)
+    assert (memory == 4).sum() == sum(e.numel() for e in ema)
+    assert (memory == 7).sum() == 1000 - sum(e.numel() for e in ema)
 
 
 # ---- the other operations -------------------------------------------------------------------------------------------
@@ -246,7 +287,7 @@ def test_work_goes_into_the_current_stream(gpu):
 
 
 def test_graphs_record_every_operation(gpu):
-    if backend.forced() != "native":
+    if backend.choose(gpu) != "native":
         pytest.skip("the Triton path makes small tensors on the way")
     x, residual = torch.randn(3, 1000, device=gpu), torch.randn(3, 1000, device=gpu)
     noise = ops.Noise([1, 2, 3], [4])
@@ -277,6 +318,7 @@ def test_no_elements(gpu):
     assert ops.blend(empty, empty, empty, empty, 1.0, 1.0).shape == (0, 3)
     assert ops.threshold(empty, 1.0, 0.5).shape == (0, 3)
     assert ops.quantize(empty).codes.shape == (0, 3)
+    ops.ema_update([empty], [empty.clone()], 0.9)
     assert ops.adaln_modulate(empty, None, None).shape == (0, 3)
     heads = torch.empty(2, 0, 3, 8, device=gpu)
     assert ops.qk_norm_rope(heads, heads, *[None] * 4)[0].shape == heads.shape
@@ -292,12 +334,13 @@ def test_memory_of_another_device_is_refused(gpu):
         lambda: ops.blend(here, here, cpu, here, 1.0, 1.0),
         lambda: ops.relative_l1(here, cpu),
         lambda: ops.quantize(here, cpu),
+        lambda: ops.ema_update([here], [cpu], 0.9),
         lambda: ops.adaln_modulate(here, cpu, None),
         lambda: ops.qk_norm_rope(here.view(1, 1, 1, 8), here.view(1, 1, 1, 8), cpu, cpu, None, None),
     ):
         with pytest.raises(ValueError, match=r"is on cpu|on cpu"):
             f()
-    if backend.forced() == "native":
+    if backend.choose(gpu) == "native":
         good = ([1.0], 1, [here.data_ptr()], [0], [here.data_ptr()], [0], 8, True, (), (), gpu.index)
         backend._native.linear_combination(*good)
         for place in (2, 4):
@@ -337,16 +380,24 @@ def test_the_kernels_serve_and_not_the_formula(gpu, monkeypatch):
         raise AssertionError("the formula was used, not the kernel")
 
     for name in (
-        *("linear_combination", "gated_combination", "blend", "relative_l1", "quantize", "threshold"),
-        *("adaln", "norm_rope"),
+        "linear_combination",
+        "gated_combination",
+        "blend",
+        "relative_l1",
+        "quantize",
+        "threshold",
+        "ema_update",
     ):
         monkeypatch.setattr(reference, name, formula)
+    for name in ("adaln", "norm_rope"):
+        monkeypatch.setattr(reference_norms, name, formula)
     x = torch.randn(3, 64, device=gpu)
     ops.linear_combination([x, x], [[1.0, 2.0]])
     ops.gated_combination(x, x[:, :1], [x], [1.0])
     ops.blend(x, x, x, x, 1.0, 1.0)
     ops.relative_l1(x, x)
     ops.quantize(x)
+    ops.ema_update([x], [x + 1], 0.9)
     ops.threshold(x, 1.0, 0.5)
     ops.gated_residual_adaln(x, x, x, x, x)
     heads = x.view(1, 3, 4, 16)

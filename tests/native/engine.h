@@ -7,6 +7,7 @@
 
 #include "adaln.h"
 #include "blend.h"
+#include "ema.h"
 #include "gated_combination.h"
 #include "inner_products.h"
 #include "linear_combination.h"
@@ -24,6 +25,7 @@ void use(const std::string& variant);
 void linear_combination(const pyaccel::Combination& job);
 void gated_combination(const pyaccel::GatedCombination& job);
 void blend(const pyaccel::Blend& job);
+void ema_update(const pyaccel::EmaUpdate& job);
 void quantize(const pyaccel::Quantization& job);
 void threshold(const pyaccel::Threshold& job);
 void adaln(const pyaccel::AdaLN& job);

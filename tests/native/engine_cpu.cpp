@@ -1,5 +1,6 @@
 #include "cpu/adaln_cpu.h"
 #include "cpu/caching_cpu.h"
+#include "cpu/ema_cpu.h"
 #include "cpu/epilogues_cpu.h"
 #include "cpu/inner_products_cpu.h"
 #include "cpu/linear_combination_cpu.h"
@@ -33,6 +34,7 @@ void linear_combination(const Combination& job) {
 }
 void gated_combination(const GatedCombination& job) { gated_combination_cpu(job, *chosen, threads); }
 void blend(const Blend& job) { blend_cpu(job, *chosen, threads); }
+void ema_update(const EmaUpdate& job) { ema_update_cpu(job, *chosen, threads); }
 void quantize(const Quantization& job) { quantize_cpu(job, *chosen, threads); }
 void threshold(const Threshold& job) { threshold_cpu(job, *chosen, threads); }
 void adaln(const AdaLN& job) { adaln_cpu(job, *chosen, threads); }

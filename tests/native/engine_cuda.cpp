@@ -27,6 +27,7 @@ void linear_combination(const Combination& job) {
 }
 void gated_combination(const GatedCombination& job) { gated_combination_cuda(job, nullptr); }
 void blend(const Blend& job) { blend_cuda(job, nullptr); }
+void ema_update(const EmaUpdate& job) { ema_update_cuda(job, nullptr); }
 void quantize(const Quantization& job) { quantize_cuda(job, nullptr); }
 void threshold(const Threshold& job) {
   std::vector<double> scratch(size_t(job.batch * kSelectionBytes) / sizeof(double), -1);  // as bad as it can be

@@ -182,6 +182,39 @@ void relative_l1(int64_t size, DType a_dtype, DType b_dtype) {
   holds(std::fabs(got - difference / sum) <= 1e-6 * difference / sum, "relative_l1 is wrong");
 }
 
+void ema_update(int count, int rates, DType same, bool mixed) {
+  std::vector<Tensor> thetas, averages, before;
+  std::vector<double> betas;
+  std::vector<const void*> from;
+  std::vector<void*> to;
+  std::vector<DType> from_dtype, to_dtype;
+  std::vector<int64_t> sizes;
+  for (int r = 0; r < rates; ++r) betas.push_back(r % 5 == 4 ? 0 : r % 5 == 3 ? 1 : below(1000) / 1000.0);
+  for (int t = 0; t < count; ++t) {
+    thetas.emplace_back(mixed ? any_float() : same, below(8) == 0 ? 0 : any_size(), any_offset());
+    thetas.back().fill();
+    from.push_back(thetas.back().data()), from_dtype.push_back(thetas.back().dtype());
+    sizes.push_back(thetas.back().size());
+  }
+  for (int i = 0; i < rates * count; ++i) {
+    averages.emplace_back(mixed ? any_float() : same, sizes[size_t(i % count)], any_offset());
+    averages.back().fill();
+    before.emplace_back(averages.back().dtype(), averages.back().size(), 0);
+    for (int64_t j = 0; j < averages.back().size(); ++j) before.back().set(j, averages.back().at(j));
+    to.push_back(averages.back().data()), to_dtype.push_back(averages.back().dtype());
+  }
+  engine::ema_update(
+      {count, rates, from.data(), from_dtype.data(), sizes.data(), to.data(), to_dtype.data(), betas.data()});
+  for (int i = 0; i < rates * count; ++i) {
+    const double beta = betas[size_t(i / count)];
+    const Tensor &theta = thetas[size_t(i % count)], &e = before[size_t(i)], &got = averages[size_t(i)];
+    for (int64_t j = 0; j < got.size(); ++j)
+      near("ema_update", got, j, beta * e.at(j) + (1 - beta) * theta.at(j), std::fabs(e.at(j)) + std::fabs(theta.at(j)),
+           3, theta.dtype() == DType::f64 || got.dtype() == DType::f64);
+    if (beta == 1) holds(got.same_bits(e), "ema_update: a rate of 1 changed an average");
+  }
+}
+
 void inner_products(int n, int k, int64_t batch, int64_t inner, DType same, bool mixed) {
   std::vector<Tensor> tensors;
   std::vector<const void*> pointers;
@@ -365,9 +398,9 @@ void norm_rope(int64_t batch, int64_t length, int64_t heads, int64_t width, DTyp
   engine::norm_rope({x.data(), same, out.data(), weight.operand, cos.operand, sin.operand, tokens, heads, width, across,
                      neighbours, eps});
   for (int64_t r = 0; r < tokens * all / group; ++r) {
-    double squares = 0;
+    long double squares = 0;  // of so many terms that doubles would err by more than the kernel may
     for (int64_t i = r * group; i < (r + 1) * group; ++i) squares += x.at(i) * x.at(i);
-    const double inverse = 1 / std::sqrt(squares / double(group) + eps);
+    const double inverse = 1 / std::sqrt(double(squares) / double(group) + eps);
     const auto y = [&](int64_t i) { return x.at(r * group + i) * inverse * weight.at_or(1, 0, i, group); };
     const int64_t token = r * group / all;
     for (int64_t i = 0; i < group; ++i) {
@@ -376,7 +409,7 @@ void norm_rope(int64_t batch, int64_t length, int64_t heads, int64_t width, DTyp
       const int64_t other = i + (second ? -1 : 1) * (neighbours ? 1 : half);
       const double kept = y(i) * cos.at_or(1, token, e, width);
       const double brought = (second ? 1 : -1) * y(other) * sin.at_or(0, token, e, width);
-      near("norm_rope", out, r * group + i, kept + brought, std::fabs(kept) + std::fabs(brought), 12, wide);
+      near("norm_rope", out, r * group + i, kept + brought, std::fabs(kept) + std::fabs(brought), 24, wide);
     }
   }
 }
@@ -408,6 +441,7 @@ void everything(int rounds) {
     gated_combination(1 + below(4), 1 + below(2), 1 + below(3), 8 * (1 + below(40)), same, mixed, round % 2 == 0);
     blend(1 + below(3), 1 + below(4), round % 2 == 0 ? 8 * (1 + below(40)) : 1 + any_size() / 4, same, mixed);
     relative_l1(any_size() * (1 + below(3)), same, mixed ? any_float() : same);
+    ema_update(1 + below(9), 1 + below(4), same, mixed);
     inner_products(1 + below(3), 1 + below(7), 1 + below(3), any_size(), same, mixed);
     const DType floats[] = {DType::f32, DType::bf16, DType::f16};
     quantize(1 + below(5), round % 2 == 0 ? any_size() : 8 * (1 + below(200)), floats[below(3)], floats[below(3)],
@@ -426,6 +460,8 @@ void everything(int rounds) {
   for (const DType dtype : kFloats)
     threshold(3, 31, dtype, 100, 0.9, 0, false);  // far from one order statistic to the next
   relative_l1(100003, DType::bf16, DType::f32);
+  ema_update(40, 2, DType::f32, false);
+  ema_update(5, 15, DType::bf16, true);
   inner_products(2, 3, 2, 40001, DType::f32, false);
 }
 
