@@ -78,6 +78,18 @@ def figures_of(denoiser, plan, count: int, truth: torch.Tensor | None, seed: int
     return found | ({} if truth is None else {"rmse to the teacher": round(rmse(images, truth), 5)}), images
 
 
+def untrained(model: str, schedule, calls: int) -> list[tuple]:
+    """(name, plan) of solvers without training: two usual ones, and the best one where it was searched."""
+    found = [("unipc", solvers.unipc(schedule, calls)), ("dpmpp 3M", solvers.dpmpp(schedule, calls, order=3))]
+    path = zoo.PLANS / "untrained.json"
+    known = json.loads(path.read_text()).get(model, {}) if path.exists() else {}
+    if str(calls) in known:
+        best = known[str(calls)]["leaders"][0]
+        make = solvers.from_name(best["solver"])
+        found.append((f"best ({best['name']})", make(schedule, best["steps"], grid=best["grid"], **best["options"])))
+    return found
+
+
 def denoiser_on_gpu(denoiser) -> bool:
     """Whether the network is on a GPU."""
     return next(denoiser.model.parameters()).device.type == "cuda"
@@ -88,7 +100,8 @@ def jobs(a) -> list[Job]:
     order = sorted(a.steps, key=lambda n: (n != 4, n))
     changes = {
         "batch_size": a.batch_size, "learning_rate": a.learning_rate, "objective": a.objective, "pixels": a.pixels,
-        "warmup": PROBE, "validate_every": a.validate_every, "ema": a.ema, "steps": a.iterations,
+        "time_factor": a.time_factor, "warmup": PROBE, "ema": a.ema,
+        "validate_every": a.validate_every, "steps": a.iterations,
     }  # fmt: skip
     gas = {"adversarial": a.adversarial, "discriminator_rate": a.discriminator_rate, "gamma": a.gamma}
     result = []
@@ -171,10 +184,7 @@ def run(a) -> None:
         clock.say(f"{model}: teacher {teacher}")
         began = clock.spent
         for n in a.steps:
-            for name, plan in (
-                ("unipc", solvers.unipc(denoisers[model].schedule, n)),
-                ("dpmpp 3M", solvers.dpmpp(denoisers[model].schedule, n, order=3)),
-            ):
+            for name, plan in untrained(model, denoisers[model].schedule, n):
                 found, _ = figures_of(denoisers[model], plan, a.measure_count, truth[model])
                 results["models"][model]["untrained"][f"{name}, {n}"] = found
         measured += clock.spent - began
@@ -299,6 +309,7 @@ def main() -> None:
     add("--batch-size", type=int, default=64)
     add("--iterations", type=int, default=3000, help="at most")
     add("--learning-rate", type=float, default=1e-2)
+    add("--time-factor", type=float, default=5.0, help="rate of the times over that of the rest")
     add("--objective", default="features")
     add("--pixels", type=float, default=3.0, help="weight of pixels beside features")
     add(

@@ -31,6 +31,7 @@ from .teacher import TeacherData
 class SolverConfig:
     """What decides the result of a solver's training beside the models and the data.
 
+    The logits of times learn ``time_factor`` times as fast as the rest: a change of theirs has a smaller effect.
     ``adversarial`` is the weight of the relativistic loss, 0 for none; ``gamma`` is that of R1 and R2 (over 2);
     ``ball`` the radius of LD3's ball around the noise, in units of its norm, 0 for none; ``ball_rate`` the step of the
     noise within it. With ``alternate`` above 0 coefficients and times are trained in turn, so many steps each.
@@ -41,6 +42,7 @@ class SolverConfig:
     steps: int = 2000
     batch_size: int = 24
     learning_rate: float = 5e-3
+    time_factor: float = 5.0
     ema: float = 0.999
     clip: float = 1.0
     warmup: int = 20
@@ -63,7 +65,10 @@ class SolverConfig:
                 f"training needs steps, batch_size and validate_every of at least 1, got {self.steps}, "
                 f"{self.batch_size} and {self.validate_every}"
             )
-        if min(self.learning_rate, self.discriminator_rate) <= 0 or min(self.adversarial, self.gamma, self.ball) < 0:
+        if (
+            min(self.learning_rate, self.discriminator_rate, self.time_factor) <= 0
+            or min(self.adversarial, self.gamma, self.ball) < 0
+        ):
             raise ValueError("learning rates must be above 0, and weights, gamma and the ball's radius not below it")
 
     def learning_rate_at(self, step: int) -> float:
@@ -118,7 +123,10 @@ class SolverTrainer(Loop):
         self.learned = [p for p in trainable.parameters() if p.requires_grad and p.numel()]
         if not self.learned:
             raise ValueError(f"there is nothing to learn: this plan has no {', '.join(config.learn)}")
-        self.optimizer = torch.optim.Adam(self.learned, lr=config.learning_rate)
+        groups = [
+            {"params": [p], "factor": config.time_factor if p is trainable.time_logits else 1.0} for p in self.learned
+        ]
+        self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate)
         self.discriminator, self.discriminator_optimizer = None, None
         if config.adversarial > 0:
             self._use(discriminator)
@@ -184,7 +192,7 @@ class SolverTrainer(Loop):
         noise, label, target = self.data.noise[index], self.data.labels[index], self.data.samples[index]
         rate = config.learning_rate_at(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         table = self.trainable.table_for(self.denoiser)
         self._layout = table
         numbers = table.numbers.detach().to(self.device, non_blocking=True)
@@ -355,7 +363,7 @@ class SolverTrainer(Loop):
             optimizers["discriminator_optimizer"] = self.discriminator_optimizer
         for name, optimizer in optimizers.items():
             state = optimizer.state_dict()
-            count = len(state["param_groups"][0]["params"])
+            count = sum(len(group["params"]) for group in state["param_groups"])
             found = {i: unflatten(f"{name}/{i}", tensors) for i in range(count)}
             optimizer.load_state_dict({**state, "state": {i: v for i, v in found.items() if v}})
         if self.offsets is not None:
