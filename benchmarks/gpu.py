@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import gpu_runs
 import torch
 
 from pyaccel import ops
@@ -208,14 +209,21 @@ def small_step(device: torch.device) -> dict:
 
 def table(found: dict) -> str:
     """The results as Markdown."""
-    names = list(found["rows"][0])
-    lines = [f"| {' | '.join(names)} |", "|---|" + "---:|" * (len(names) - 1)]
-    lines += [f"| {' | '.join(v if isinstance(v, str) else f'{v:.3g}' for v in r.values())} |" for r in found["rows"]]
     step = ", ".join(f"{name} {value:.1f}" for name, value in found["small step"].items())
     head = f"{found['gpu']}, {found['date']}, torch {found['torch']}, backend {found['backend']}; a copy: "
-    return "\n".join(
-        [head + f"{found['copy, GB/s']:.0f} GB/s.", "", *lines, "", f"One step on a 1×16×128×128 latent: {step}.", ""]
-    )
+    parts = [head + f"{found['copy, GB/s']:.0f} GB/s.", "", *_lines(found["rows"])]
+    parts += ["", f"One step on a 1×16×128×128 latent: {step}.", ""]
+    return "\n".join([*parts, *_lines(found["runs"]), ""])
+
+
+def _lines(rows: list[dict]) -> list[str]:
+    numbers = [not isinstance(value, str) for value in rows[0].values()]
+    lines = [f"| {' | '.join(rows[0])} |", "|" + "".join("---:|" if number else "---|" for number in numbers)]
+    return lines + [f"| {' | '.join(v if isinstance(v, str) else f'{v:.3g}' for v in r.values())} |" for r in rows]
+
+
+def _say(row: dict) -> None:
+    print(", ".join(f"{k}: {v}" if isinstance(v, str) else f"{k}: {v:.3g}" for k, v in row.items()), flush=True)
 
 
 def main() -> None:
@@ -235,9 +243,12 @@ def main() -> None:
     rows = []
     for case in cases(device, (arguments.megabytes << 20) // 2):
         rows.append(measure(case, room))
-        print(
-            ", ".join(f"{k}: {v}" if isinstance(v, str) else f"{k}: {v:.3g}" for k, v in rows[-1].items()), flush=True
-        )
+        _say(rows[-1])
+    del room
+    runs = []
+    for run in gpu_runs.all_runs(device, in_turns):
+        runs.append(run)
+        _say(run)
     found = {
         "gpu": name,
         "date": datetime.date.today().isoformat(),
@@ -247,6 +258,7 @@ def main() -> None:
         "copy, GB/s": max(100 * r["GB/s"] / r["of a copy, %"] for r in rows),
         "rows": rows,
         "small step": small_step(device),
+        "runs": runs,
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-').lower()}-{found['date']}"

@@ -11,6 +11,7 @@
 #include "cpu/ceiling.h"
 #include "ema_calls.h"
 #include "epilogue_calls.h"
+#include "inner_products_calls.h"
 #include "tensor_calls.h"
 
 namespace py = pybind11;
@@ -57,6 +58,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("blend", &blend_tensors);
   m.def("gated_combination", &gated_combination_tensors);
   m.def("relative_l1", &relative_l1_tensors);
+  m.def("inner_products", &inner_products_tensors);
   m.def("quantize", &quantize_tensor);
   m.def("ema_update", &ema_update_tensors);
   m.def("adaln", &adaln_tensors);

@@ -13,6 +13,8 @@ from .commands.calibrate import calibrate
 from .commands.plan import plan
 from .commands.sample import sample
 from .commands.solvers import solvers
+from .commands.teacher import teacher
+from .commands.tune_solver import tune_solver
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -76,7 +78,18 @@ def models() -> None:
         what = f"{card['architecture']}, {card['prediction']}" if "prediction" in card else card["architecture"]
         trained = f"{training['steps']} steps, {training['minutes']} min"
         table.add_row(card["name"], what, f"{card['parameters'] / 1e6:.2f} M", trained, figures)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    if not zoo.plan_names():
+        return
+    plans = Table("trained plan", "for", "numbers", "trained", "figures")
+    for name in zoo.plan_names():
+        card = zoo.plan_card(*name.split("/"))
+        figures = ", ".join(f"{key} {value}" for key, value in card["figures"].items())
+        training = card["training"]
+        trained = f"{training['steps']} steps, {training['seconds']} s"
+        plans.add_row(card["name"], card["model"], str(card["numbers"]), trained, figures)
+    console.print(plans)
 
 
 @cli.command(short_help="Train a model of the zoo anew.")
@@ -110,7 +123,7 @@ def train(
         sys.exit(130)
 
 
-for command in (bench, calibrate, plan, sample, solvers):
+for command in (bench, calibrate, plan, sample, solvers, teacher, tune_solver):
     cli.add_command(command)
 
 

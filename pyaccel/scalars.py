@@ -1,8 +1,8 @@
-"""Scalar functions that serve floats, numpy arrays and tensors alike.
+"""Scalar functions that serve floats, numpy arrays, tensors and duals alike.
 
 Schedules and solvers are written once. Handed floats they give float64 coefficients; handed tensors that require
-gradients they give coefficients that are differentiable in learned times. ``math.expm1`` of a tensor would cut the
-gradient without a word, hence this module.
+gradients, or duals (:mod:`pyaccel.duals`), they give coefficients that are differentiable in learned times.
+``math.expm1`` of a tensor would cut the gradient without a word, hence this module.
 """
 
 from __future__ import annotations
@@ -14,16 +14,25 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from .duals import Dual, value_of
+
 Scalar: TypeAlias = Any
-"""A float, a numpy array or a float64 tensor."""
+"""A float, a numpy array, a float64 tensor or a dual."""
 
 
-def _dispatch(name: str, of_float, of_array, of_tensor):
+def _dispatch(name: str, of_float, of_array, of_tensor, slope):
+    """``slope(x, y)`` is the derivative at x, where the function is y."""
+
     def function(x: Scalar) -> Scalar:
+        if isinstance(x, float):
+            return of_float(x)
         if isinstance(x, torch.Tensor):
             return of_tensor(x)
         if isinstance(x, np.ndarray):
             return of_array(x)
+        if isinstance(x, Dual):
+            y = of_float(x.value)
+            return x.chain(y, slope(x.value, y))
         return of_float(x)
 
     function.__name__ = name
@@ -43,16 +52,16 @@ def _exp_of_array(x: np.ndarray) -> np.ndarray:
         return np.exp(x)
 
 
-exp = _dispatch("exp", _exp_of_float, _exp_of_array, torch.exp)
+exp = _dispatch("exp", _exp_of_float, _exp_of_array, torch.exp, lambda _, y: y)
 """e^x, infinite where it overflows, for floats too."""
-expm1 = _dispatch("expm1", math.expm1, np.expm1, torch.expm1)
-sqrt = _dispatch("sqrt", math.sqrt, np.sqrt, torch.sqrt)
-sin = _dispatch("sin", math.sin, np.sin, torch.sin)
-cos = _dispatch("cos", math.cos, np.cos, torch.cos)
-arcsin = _dispatch("arcsin", math.asin, np.arcsin, torch.arcsin)
-arccos = _dispatch("arccos", math.acos, np.arccos, torch.arccos)
-arctan = _dispatch("arctan", math.atan, np.arctan, torch.arctan)
-arcsinh = _dispatch("arcsinh", math.asinh, np.arcsinh, torch.arcsinh)
+expm1 = _dispatch("expm1", math.expm1, np.expm1, torch.expm1, lambda _, y: y + 1)
+sqrt = _dispatch("sqrt", math.sqrt, np.sqrt, torch.sqrt, lambda _, y: 0.5 / y)
+sin = _dispatch("sin", math.sin, np.sin, torch.sin, lambda x, _: math.cos(x))
+cos = _dispatch("cos", math.cos, np.cos, torch.cos, lambda x, _: -math.sin(x))
+arcsin = _dispatch("arcsin", math.asin, np.arcsin, torch.arcsin, lambda x, _: 1 / math.sqrt(1 - x * x))
+arccos = _dispatch("arccos", math.acos, np.arccos, torch.arccos, lambda x, _: -1 / math.sqrt(1 - x * x))
+arctan = _dispatch("arctan", math.atan, np.arctan, torch.arctan, lambda x, _: 1 / (1 + x * x))
+arcsinh = _dispatch("arcsinh", math.asinh, np.arcsinh, torch.arcsinh, lambda x, _: 1 / math.sqrt(1 + x * x))
 
 
 def _log_of_float(x: float) -> float:
@@ -73,10 +82,10 @@ def _log1p_of_array(x: np.ndarray) -> np.ndarray:
         return np.log1p(x)
 
 
-log = _dispatch("log", _log_of_float, _log_of_array, torch.log)
+log = _dispatch("log", _log_of_float, _log_of_array, torch.log, lambda x, _: 1 / x)
 """log(x), with log(0) = -inf for floats too, as numpy and torch have it."""
 
-log1p = _dispatch("log1p", _log1p_of_float, _log1p_of_array, torch.log1p)
+log1p = _dispatch("log1p", _log1p_of_float, _log1p_of_array, torch.log1p, lambda x, _: 1 / (1 + x))
 """log(1 + x), with log1p(-1) = -inf for floats too."""
 
 
@@ -84,6 +93,8 @@ def as_float64(x: Scalar) -> Scalar:
     """A float, or the array or tensor in float64 (integers included); gradients are kept."""
     if isinstance(x, torch.Tensor):
         return x.to(torch.float64)
+    if isinstance(x, Dual):
+        return x
     if isinstance(x, np.ndarray | list | tuple):
         return np.asarray(x, dtype=np.float64)
     return float(x)
@@ -105,8 +116,8 @@ def minimum(x: Scalar, high: float) -> Scalar:
 
 def divide(x: Scalar, y: Scalar) -> Scalar:
     """x / y for x other than 0 and y ≥ 0, infinite where y is 0, for floats too."""
-    if isinstance(x, float) and isinstance(y, float):
-        return x / y if y else math.copysign(math.inf, x)
+    if isinstance(x, float | Dual) and isinstance(y, float | Dual):
+        return x / y if value_of(y) else math.copysign(math.inf, value_of(x))
     with np.errstate(divide="ignore"):
         return x / y
 
@@ -117,6 +128,8 @@ def softplus(x: Scalar) -> Scalar:
         return torch.logaddexp(x, torch.zeros_like(x))
     if isinstance(x, np.ndarray):
         return np.logaddexp(x, 0.0)
+    if isinstance(x, Dual):
+        return x.chain(softplus(x.value), 1 / (1 + _exp_of_float(-x.value)))
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
@@ -125,6 +138,7 @@ def interval(x: Scalar, knots: np.ndarray, right: bool = False) -> np.ndarray | 
     if isinstance(x, torch.Tensor):
         k = torch.as_tensor(knots, device=x.device)
         return (torch.searchsorted(k, x.detach().contiguous(), right=right) - 1).clamp(0, len(knots) - 2)
+    x = x.value if isinstance(x, Dual) else x
     return np.clip(np.searchsorted(knots, x, side="right" if right else "left") - 1, 0, len(knots) - 2)
 
 
@@ -145,9 +159,9 @@ class PiecewiseLinear:
 
     def __call__(self, x: Scalar) -> Scalar:
         """The value at x."""
-        if isinstance(x, float):
+        if isinstance(x, float | Dual):
             knots, values, slopes = self._lists
-            i = min(max(bisect.bisect_left(knots, x) - 1, 0), len(slopes) - 1)
+            i = min(max(bisect.bisect_left(knots, value_of(x)) - 1, 0), len(slopes) - 1)
             return values[i] + (x - knots[i]) * slopes[i]
         i = interval(x, self.knots)
         return take(self.values, i) + (x - take(self.knots, i)) * take(self.slopes, i)

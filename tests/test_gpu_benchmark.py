@@ -27,9 +27,11 @@ def test_contestants_compute_the_same(case):
 def test_table():
     row = {"case": "a", "GB/s": 3012.0, "of a copy, %": 93.5, "× eager": 2.0, "× compile": 1.25}
     found = {"gpu": "X", "date": "D", "torch": "T", "backend": "native", "copy, GB/s": 3200.0, "rows": [row, row]}
-    lines = gpu.table(found | {"small step": {"host, µs": 4.0}}).splitlines()
+    run = {"what": "a run", "ms": 2.5, "× the other": 3.0, "the other": "b", "note": ""}
+    lines = gpu.table(found | {"small step": {"host, µs": 4.0}, "runs": [run, run]}).splitlines()
     assert "3200 GB/s" in lines[0]
-    assert len({line.count("|") for line in lines if "|" in line}) == 1
+    assert {line.count("|") for line in lines if "|" in line} == {6}
+    assert sum("2.5" in line for line in lines) == 2
     assert sum("93.5" in line for line in lines) == 2
 
 

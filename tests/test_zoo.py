@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from pyaccel import zoo
+from pyaccel import solvers, zoo
+from pyaccel.seeding import sample_noise
 
 
 def test_every_file_is_small_and_has_a_card():
@@ -55,3 +56,23 @@ def test_save_and_load_half_precision(tmp_path, monkeypatch):
     assert zoo.names() == ["mine"]
     for a, b in zip(zoo.load_model("mine").parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", zoo.plan_names())
+def test_trained_plans_fit_their_models_and_cards(name):
+    model, plan_name = name.split("/")
+    plan, card, denoiser = zoo.plan(model, plan_name), zoo.plan_card(model, plan_name), zoo.load(model)
+    method, calls = plan_name.split("-")
+    assert (plan.solver, plan.calls, card["model"], card["method"]) == (method, int(calls), model, method)
+    assert card["figures"]["rmse to the teacher"] < 0.2
+    noise, label = sample_noise(0, range(8), (1, 28, 28)), torch.arange(8)
+    exact = solvers.unipc(denoiser.schedule, 20).sample(denoiser, noise, label=label)
+    samples = plan.sample(denoiser, noise, label=label)
+    error = (samples - exact).square().mean().sqrt()
+    untrained = solvers.unipc(denoiser.schedule, int(calls)).sample(denoiser, noise, label=label)
+    assert error < (untrained - exact).square().mean().sqrt()
+
+
+def test_a_plan_that_is_not_there():
+    with pytest.raises(ValueError, match="unknown plan for fashion-dit 'best-1'"):
+        zoo.plan("fashion-dit", "best-1")

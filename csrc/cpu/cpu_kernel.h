@@ -5,6 +5,7 @@
 #include "../blend.h"
 #include "../ema.h"
 #include "../gated_combination.h"
+#include "../inner_products.h"
 #include "../linear_combination.h"
 #include "../norm_rope.h"
 #include "../quantize.h"
@@ -38,6 +39,8 @@ struct CpuKernel {
   void (*gated_f64)(const GatedCombination&, const GatedStretch&);
   // relative_l1: adds the two sums over elements [begin, end) to sums.
   void (*l1_sums)(const RelativeL1&, int64_t begin, int64_t end, bool stream, double* sums);
+  // inner_products: adds to sums [n, k] what elements [begin, end) contribute; f64 where any operand is float64.
+  void (*inner_products)(const InnerProducts&, int64_t begin, int64_t end, bool f64, double* sums);
   // quantize: rows [begin, end) of x and minus of any type but float64.
   void (*quantize_rows)(const Quantization&, int64_t begin, int64_t end);
   // ema_update: elements [begin, end) of parameter t and of its averages.

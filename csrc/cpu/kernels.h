@@ -9,6 +9,7 @@
 #include "cpu_kernel.h"
 #include "ema_kernel.h"
 #include "gated_combination_kernel.h"
+#include "inner_products_kernel.h"
 #include "linear_combination_kernel.h"
 #include "norm_rope_kernel.h"
 #include "normals_kernel.h"
@@ -18,7 +19,7 @@
 
 #define PYACCEL_DEFINE_CPU_KERNELS(ISA)                                                                              \
   namespace pyaccel {                                                                                                \
-  const CpuKernel kernel_##ISA{#ISA,           all_f32,   stretch_f64,   normals,      clamp_elements, sift_keys,    \
-                               blend_elements, gated_f32, gated_f64,     l1_sums,      quantize_rows,  ema_elements, \
-                               adaln_f32,      adaln_f64, norm_rope_f32, norm_rope_f64};                             \
+  const CpuKernel kernel_##ISA{#ISA,           all_f32,   stretch_f64, normals,       clamp_elements, sift_keys,     \
+                               blend_elements, gated_f32, gated_f64,   l1_sums,       inner_products, quantize_rows, \
+                               ema_elements,   adaln_f32, adaln_f64,   norm_rope_f32, norm_rope_f64};                \
   }

@@ -13,154 +13,240 @@ namespace {
 
 using namespace cuda;
 
-constexpr int kMostHeld = 4;  // pieces of a row in the registers of a thread
-
 struct Launch {
   AdaLN of;
   Broadcast gate, scale, shift;  // rows for elements: where there is one, at(row) is the entry
   Sharing sharing;
 };
 
-// x += gate * branch, of vector i of a row.
-template <typename Real, int V, int Shared>
-PYACCEL_HD void add_branch(const Launch& job, int64_t gate, int64_t i, const Real* branch, Real* x) {
-  if (job.gate.p == nullptr) {
+// The types of everything: those that are known are numbers of the program.
+struct Types {
+  DType x, branch, gate, scale, shift, weight, bias;
+};
+
+template <int Of, int Shared>
+PYACCEL_HD Types types_of(const AdaLN& of) {
+  return {type_of<Of>(of.dtype),           type_of<Of>(of.branch_dtype),    type_of<Shared>(of.gate.dtype),
+          type_of<Shared>(of.scale.dtype), type_of<Shared>(of.shift.dtype), type_of<Shared>(of.weight.dtype),
+          type_of<Shared>(of.bias.dtype)};
+}
+
+// What a thread works on: each from its first vector of a row on, null where it is absent.
+struct Place {
+  const void *x, *branch, *gate, *scale, *shift, *weight, *bias;
+  void *sum, *out;
+
+  PYACCEL_HD Place(const Launch& job, const Types& types, int64_t row, int64_t i) {
+    const AdaLN& of = job.of;
+    const int64_t at = row * of.width + i;
+    const auto entry = [&](DType dtype, const Broadcast& rows) {
+      return rows.p == nullptr ? nullptr : element(dtype, rows.p, rows.at(row) * of.width + i);
+    };
+    x = element(types.x, of.x, at), branch = element(types.branch, of.branch, at);
+    sum = element(types.x, of.sum, at), out = element(types.x, of.out, at);
+    gate = entry(types.gate, job.gate), scale = entry(types.scale, job.scale), shift = entry(types.shift, job.shift);
+    weight = element(types.weight, of.weight.data, i), bias = element(types.bias, of.bias.data, i);
+  }
+};
+
+// x += gate * branch, of the vector at i.
+template <typename Real, int V>
+PYACCEL_HD void add_branch(const Place& place, DType gate, int64_t i, const Real* branch, Real* x) {
+  if (place.gate == nullptr) {
     for (int e = 0; e < V; ++e) x[e] += branch[e];
   } else {
     Real g[V];
-    read_numbers<Real, V>(type_of<Shared>(job.gate.dtype), job.gate.p, gate * job.of.width + i, g);
+    read_numbers<Real, V>(gate, place.gate, i, g);
     for (int e = 0; e < V; ++e) x[e] += g[e] * branch[e];
   }
 }
 
 // factor = weight * (1 + scale) and offset = bias * (1 + scale) + shift.
-template <typename Real, int V, int Shared>
-PYACCEL_HD void modulation(const Launch& job, int64_t scale, int64_t shift, int64_t i, Real* factor, Real* offset) {
-  const int64_t width = job.of.width;
+template <typename Real, int V>
+PYACCEL_HD void modulation(const Place& place, const Types& types, int64_t i, Real* factor, Real* offset) {
   Real v[V];
   for (int e = 0; e < V; ++e) factor[e] = 1, offset[e] = 0;
-  if (job.scale.p != nullptr) {
-    read_numbers<Real, V>(type_of<Shared>(job.scale.dtype), job.scale.p, scale * width + i, v);
+  if (place.scale != nullptr) {
+    read_numbers<Real, V>(types.scale, place.scale, i, v);
     for (int e = 0; e < V; ++e) factor[e] += v[e];
   }
-  if (job.of.bias.data != nullptr) {
-    read_numbers<Real, V>(type_of<Shared>(job.of.bias.dtype), job.of.bias.data, i, v);
+  if (place.bias != nullptr) {
+    read_numbers<Real, V>(types.bias, place.bias, i, v);
     for (int e = 0; e < V; ++e) offset[e] = v[e] * factor[e];
   }
-  if (job.shift.p != nullptr) {
-    read_numbers<Real, V>(type_of<Shared>(job.shift.dtype), job.shift.p, shift * width + i, v);
+  if (place.shift != nullptr) {
+    read_numbers<Real, V>(types.shift, place.shift, i, v);
     for (int e = 0; e < V; ++e) offset[e] += v[e];
   }
-  if (job.of.weight.data != nullptr) {
-    read_numbers<Real, V>(type_of<Shared>(job.of.weight.dtype), job.of.weight.data, i, v);
+  if (place.weight != nullptr) {
+    read_numbers<Real, V>(types.weight, place.weight, i, v);
     for (int e = 0; e < V; ++e) factor[e] *= v[e];
   }
 }
 
 // Of: the type of x and branch; Shared: that of what rows share. Both are known where pieces are held: as bytes, of
 // which a 16-bit type has half as many, and so that few registers are wanted for what is on its way.
-template <typename Real, int V, int Of, int Shared, int Held>
-__device__ void modulate_row(const Launch& job, int64_t row, int lane, int64_t pieces) {
+template <typename Real, int V, int Of, int Shared, int Held, int Sure, bool Branched>
+__device__ void modulate_row(const Launch& job, const Sharing& sharing, int64_t row, int lane, int64_t pieces) {
   const AdaLN& of = job.of;
-  const Sharing& sharing = job.sharing;
-  const DType dtype = type_of<Of>(of.dtype), branch_dtype = type_of<Of>(of.branch_dtype);
-  const int64_t first = row * of.width;
-  const bool branched = of.branch != nullptr;
+  const Types types = types_of<Of, Shared>(of);
+  const Place place(job, types, row, int64_t(lane) * V);
+  const auto is_there = [&](int k) { return k < Sure || lane + k * sharing.lanes() < pieces; };
+  const auto at = [&](int k) { return int64_t(k * sharing.lanes()) * V; };
 
-  Raw<Real, V, false> x[Held > 0 ? Held : 1], branch[Held > 0 ? Held : 1];
-  if constexpr (Held > 0) {  // everything is on its way before any of it is looked at
+  Raw<Real, V, false> x[Held > 0 ? Held : 1];
+  if constexpr (Held > 0 && !Branched) {  // everything is on its way before any of it is looked at
 #pragma unroll
-    for (int k = 0; k < Held; ++k) {
-      const int64_t g = lane + k * sharing.lanes(), at = first + (g < pieces ? g : 0) * V;
-      x[k] = fetch<Real, V>(dtype, of.x, at);
-      if (branched) branch[k] = fetch<Real, V>(branch_dtype, of.branch, at);
-    }
-  }
-  if (branched) {
-    const int64_t gate = job.gate.p == nullptr ? 0 : job.gate.at(row);
-    each_piece<Held>(lane, sharing, pieces, [&](int k, int64_t g) {
-      const int64_t at = first + g * V;
-      Real v[V], b[V];
-      if constexpr (Held > 0) {
-        decode(dtype, x[k], [&](int e, Real number) { v[e] = number; });
-        decode(branch_dtype, branch[k], [&](int e, Real number) { b[e] = number; });
-        add_branch<Real, V, Shared>(job, gate, g * V, b, v);
-        x[k] = encode<Real, V>(v, dtype);
-        store_raw<Real, V>(x[k], dtype, of.sum, at);
-      } else {
-        read_numbers<Real, V>(dtype, of.x, at, v);
-        read_numbers<Real, V>(branch_dtype, of.branch, at, b);
-        add_branch<Real, V, Shared>(job, gate, g * V, b, v);
-        store_numbers<Real, V>(v, dtype, of.sum, at);
+    for (int k = 0; k < Held; ++k) x[k] = fetch<Real, V>(types.x, place.x, at(k), is_there(k));
+  } else if constexpr (Held > 0) {
+    constexpr int together = Held % 3 == 0 ? 3 : 2;  // pieces of both that a thread asks for at a time
+#pragma unroll
+    for (int begin = 0; begin < Held; begin += together) {
+      Raw<Real, V, false> branch[together];
+#pragma unroll
+      for (int u = 0; u < together; ++u) {
+        x[begin + u] = fetch<Real, V>(types.x, place.x, at(begin + u), is_there(begin + u));
+        branch[u] = fetch<Real, V>(types.branch, place.branch, at(begin + u), is_there(begin + u));
       }
+#pragma unroll
+      for (int u = 0; u < together; ++u) {
+        const int k = begin + u;
+        if (!is_there(k)) continue;
+        Real v[V], b[V];
+        decode(types.x, x[k], [&](int e, Real number) { v[e] = number; });
+        decode(types.branch, branch[u], [&](int e, Real number) { b[e] = number; });
+        add_branch<Real, V>(place, types.gate, at(k), b, v);
+        x[k] = encode<Real, V>(v, types.x);
+        store_raw<Real, V>(x[k], types.x, place.sum, at(k));
+      }
+    }
+  } else if constexpr (Branched) {
+    each_piece<Held, Sure>(lane, sharing, pieces, [&](int, int64_t d) {
+      Real v[V], b[V];
+      read_numbers<Real, V>(types.x, place.x, d * V, v);
+      read_numbers<Real, V>(types.branch, place.branch, d * V, b);
+      add_branch<Real, V>(place, types.gate, d * V, b, v);
+      store_numbers<Real, V>(v, types.x, place.sum, d * V);
     });
   }
   // A piece of x, or of the rounded sum.
-  const auto piece = [&](int k, int64_t g, Real* v) {
+  const auto piece = [&](int k, int64_t d, Real* v) {
     if constexpr (Held > 0) {
-      decode(dtype, x[k], [&](int e, Real number) { v[e] = number; });
+      keep_as_bytes(x[k]);
+      decode(types.x, x[k], [&](int e, Real number) { v[e] = number; });
     } else {
-      read_numbers<Real, V>(dtype, branched ? of.sum : of.x, first + g * V, v);
+      read_numbers<Real, V>(types.x, Branched ? place.sum : place.x, d * V, v);
     }
   };
 
   Real mean = 0, squares = 0;
   if (!of.rms) {
-    each_piece<Held>(lane, sharing, pieces, [&](int k, int64_t g) {
+    each_piece<Held, Sure>(lane, sharing, pieces, [&](int k, int64_t d) {
       Real v[V];
-      piece(k, g, v);
+      piece(k, d, v);
       for (int e = 0; e < V; ++e) mean += v[e];
     });
     mean = sum_of_row(mean, sharing) / Real(of.width);
   }
-  each_piece<Held>(lane, sharing, pieces, [&](int k, int64_t g) {
+  each_piece<Held, Sure>(lane, sharing, pieces, [&](int k, int64_t d) {
     Real v[V];
-    piece(k, g, v);
+    piece(k, d, v);
     for (int e = 0; e < V; ++e) squares += (v[e] - mean) * (v[e] - mean);
   });
   const Real inverse = inverse_deviation(sum_of_row(squares, sharing), of.width, of.eps);
 
-  const int64_t scale = job.scale.p == nullptr ? 0 : job.scale.at(row);
-  const int64_t shift = job.shift.p == nullptr ? 0 : job.shift.at(row);
-  each_piece<Held>(lane, sharing, pieces, [&](int k, int64_t g) {
+  each_piece<Held, Sure>(lane, sharing, pieces, [&](int k, int64_t d) {
     Real v[V], factor[V], offset[V];
-    modulation<Real, V, Shared>(job, scale, shift, g * V, factor, offset);
-    piece(k, g, v);
+    modulation<Real, V>(place, types, d * V, factor, offset);
+    piece(k, d, v);
     for (int e = 0; e < V; ++e) v[e] = modulated(v[e], mean, inverse, factor[e], offset[e]);
-    store_numbers<Real, V>(v, dtype, of.out, first + g * V);
+    store_numbers<Real, V>(v, types.x, place.out, d * V);
   });
 }
 
-template <typename Real, int V, int Of = kAny, int Shared = kAny, int Held = 0>
-__global__ void __launch_bounds__(kThreads, Held > 2 ? 2 : 1) modulate_rows(const __grid_constant__ Launch job) {
-  each_row(job.of.rows, job.sharing, [&](int64_t row, int lane, bool there) {
-    modulate_row<Real, V, Of, Shared, Held>(job, there ? row : 0, lane, there ? job.of.width / V : 0);
-  });
+// How many pieces of a lane are there in every row that goes to this kernel; see holding().
+template <int Lanes, int Held>
+constexpr int kSure = Lanes == kThreads ? 1
+                      : Held == 3       ? 0
+                                        : Held / 2;
+
+// Blocks at a time on a multiprocessor: as many as there are registers for without spilling any.
+template <int V, bool Branched, int Lanes, int Held>
+constexpr int kBlocks = Held == 0             ? 1
+                        : Lanes == kThreads   ? (V == 8 && Branched ? 3 : 4)
+                        : V == 4 && !Branched ? 3
+                        : Held == 12          ? 2
+                        : Held == 6           ? (Branched ? 2 : 3)
+                                              : 3;
+
+// Lanes: how many share a row, where that is known.
+template <typename Real, int V, bool Branched, int Of = kAny, int Shared = kAny, int Lanes = 0, int Held = 0>
+__global__ void __launch_bounds__(kThreads, kBlocks<V, Branched, Lanes, Held>)
+    modulate_rows(const __grid_constant__ Launch job) {
+  if constexpr (Lanes == 0) {
+    each_row(job.of.rows, job.sharing, [&](int64_t row, int lane, bool there) {
+      const int64_t pieces = there ? job.of.width / V : 0;
+      modulate_row<Real, V, Of, Shared, 0, 0, Branched>(job, job.sharing, there ? row : 0, lane, pieces);
+    });
+  } else {
+    constexpr int sure = kSure<Lanes, Held>;
+    each_whole_row<Lanes>(job.of.rows, [&](int64_t row, int lane) {
+      modulate_row<Real, V, Of, Shared, Held, sure, Branched>(job, {log_of(Lanes)}, row, lane, job.of.width / V);
+    });
+  }
 }
 
-using Kernel = void (*)(Launch);
+struct Choice {
+  void (*kernel)(Launch);
+  Sharing sharing;
+};
+
+template <int V, bool Branched, DType Of, DType Shared, int Lanes, int Held>
+Choice holding() {
+  return {modulate_rows<float, V, Branched, int(Of), int(Shared), Lanes, Held>, {log_of(Lanes)}};
+}
+
+// 12 pieces a lane are 6 KB a warp: 3072 numbers of 16 bits. kSure relies on these limits.
+template <int V, bool Branched, DType Of, DType Shared>
+Choice holding(int64_t pieces) {
+  if (pieces <= kWarp * 3) return holding<V, Branched, Of, Shared, kWarp, 3>();
+  if (pieces <= kWarp * 6) return holding<V, Branched, Of, Shared, kWarp, 6>();
+  if (pieces <= kWarp * 12) return holding<V, Branched, Of, Shared, kWarp, 12>();
+  if (pieces <= kThreads * 4) return holding<V, Branched, Of, Shared, kThreads, 4>();
+  return {nullptr, {}};
+}
 
 template <int V, DType Of, DType Shared>
-Kernel holding(const Sharing& sharing) {
-  return sharing.held == 1   ? modulate_rows<float, V, int(Of), int(Shared), 1>
-         : sharing.held == 2 ? modulate_rows<float, V, int(Of), int(Shared), 2>
-                             : modulate_rows<float, V, int(Of), int(Shared), 4>;
+Choice holding(bool branched, int64_t pieces) {
+  return branched ? holding<V, true, Of, Shared>(pieces) : holding<V, false, Of, Shared>(pieces);
+}
+
+template <bool Branched>
+Choice reading_again(const Operands& operands, int v) {
+  return {operands.wide() ? (v == 1 ? modulate_rows<double, 1, Branched> : modulate_rows<double, 2, Branched>)
+          : v == 1        ? modulate_rows<float, 1, Branched>
+          : v == 4        ? modulate_rows<float, 4, Branched>
+                          : modulate_rows<float, 8, Branched>,
+          {}};
 }
 
 // A kernel that holds the pieces of rows of these types, or null.
-Kernel holding(const AdaLN& of, int v, const Sharing& sharing) {
+Choice holding(const AdaLN& of, int v) {
   constexpr DType f32 = DType::f32, bf16 = DType::bf16, f16 = DType::f16;
-  if (sharing.held == 0 || v == 1 || (of.branch != nullptr && of.branch_dtype != of.dtype)) return nullptr;
+  const int64_t pieces = of.width / v;
+  const Choice none{nullptr, {}};
+  if (v == 1 || (of.branch != nullptr && of.branch_dtype != of.dtype)) return none;
   bool alike = true, in_f32 = true;
   for (const RowOperand* operand : {&of.gate, &of.scale, &of.shift, &of.weight, &of.bias}) {
     alike &= operand->data == nullptr || operand->dtype == of.dtype;
     in_f32 &= operand->data == nullptr || operand->dtype == f32;
   }
-  if (of.dtype == f32) return alike ? holding<4, f32, f32>(sharing) : nullptr;
-  if (of.dtype == bf16)
-    return alike ? holding<8, bf16, bf16>(sharing) : in_f32 ? holding<8, bf16, f32>(sharing) : nullptr;
-  if (of.dtype == f16) return alike ? holding<8, f16, f16>(sharing) : in_f32 ? holding<8, f16, f32>(sharing) : nullptr;
-  return nullptr;
+  const bool branched = of.branch != nullptr;
+  if (of.dtype == f32 && alike) return holding<4, f32, f32>(branched, pieces);
+  if (of.dtype == bf16 && alike) return holding<8, bf16, bf16>(branched, pieces);
+  if (of.dtype == bf16 && in_f32) return holding<8, bf16, f32>(branched, pieces);
+  if (of.dtype == f16 && alike) return holding<8, f16, f16>(branched, pieces);
+  return none;
 }
 
 }  // namespace
@@ -175,16 +261,13 @@ void adaln_cuda(const AdaLN& of, void* stream) {
     if (operand->data != nullptr) operands.add(operand->data, operand->dtype);
   operands.add_run(of.width);
   const int v = operands.vectors(of.width, operands.lanes()) > 0 ? operands.lanes() : 1;
-  const Sharing sharing = sharing_of(of.width / v, kMostHeld);
-  Kernel kernel = holding(of, v, sharing);
-  if (kernel == nullptr) {
-    kernel = operands.wide() ? (v == 1 ? modulate_rows<double, 1> : modulate_rows<double, 2>)
-             : v == 1        ? modulate_rows<float, 1>
-             : v == 4        ? modulate_rows<float, 4>
-                             : modulate_rows<float, 8>;
+  Choice choice = holding(of, v);
+  if (choice.kernel == nullptr) {
+    choice = of.branch != nullptr ? reading_again<true>(operands, v) : reading_again<false>(operands, v);
+    choice.sharing = read_again(of.width / v, kWarp * 4);
   }
-  const Launch job{of, entries_of(of.gate), entries_of(of.scale), entries_of(of.shift), sharing};
-  launch("adaln", kernel, blocks_for(of.rows * sharing.lanes()), stream, job);
+  const Launch job{of, entries_of(of.gate), entries_of(of.scale), entries_of(of.shift), choice.sharing};
+  launch("adaln", choice.kernel, blocks_for(of.rows * choice.sharing.lanes()), stream, job);
 }
 
 }  // namespace pyaccel

@@ -28,10 +28,43 @@ constexpr int kWarp = 32;
 __device__ inline int64_t first_turn() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ inline int64_t turn_step() { return int64_t(gridDim.x) * blockDim.x; }
 
-// i / size without the price of a 64-bit division, where that can be.
-PYACCEL_HD int64_t quotient(int64_t i, int64_t size) {
-  return (uint64_t(i | size) >> 32) == 0 ? int64_t(uint32_t(i) / uint32_t(size)) : i / size;
-}
+// Divides numbers from 0 to 2^62 by one that is known at the launch: i / size = floor(i m / 2^k) for m = ceil(2^k /
+// size), exact while i (m size - 2^k) < 2^k (Granlund and Montgomery 1994). With k = 63 + floor(log2(size)) that is so,
+// and m has 64 bits. Numbers below 2^31 take a shorter m, where size is one of them.
+class Divisor {
+ public:
+  Divisor() = default;
+  explicit Divisor(int64_t size) : size_(size) {
+    if (size <= 1) return;
+    int log = 0;
+    while ((size >> log) > 1) ++log;
+    m_ = multiplier(63 + log), shift_ = log - 1;
+    const bool power = (size & (size - 1)) == 0;
+    if (size <= INT32_MAX) short_shift_ = power ? log - 1 : log, short_m_ = uint32_t(multiplier(32 + short_shift_));
+  }
+  PYACCEL_HD int64_t size() const { return size_; }
+  PYACCEL_HD int64_t quotient(int64_t i) const {
+    if (size_ == 1) return i;
+#if defined(__CUDA_ARCH__)
+    if (short_m_ != 0 && (i >> 31) == 0) return int64_t(__umulhi(uint32_t(i), short_m_) >> short_shift_);
+    return int64_t(__umul64hi(uint64_t(i), m_) >> shift_);
+#else
+    if (short_m_ != 0 && (i >> 31) == 0) return int64_t((uint64_t(i) * short_m_) >> 32 >> short_shift_);
+    return int64_t(uint64_t((static_cast<unsigned __int128>(uint64_t(i)) * m_) >> 64) >> shift_);
+#endif
+  }
+
+ private:
+  uint64_t multiplier(int k) const {
+    const unsigned __int128 one = static_cast<unsigned __int128>(1) << k;
+    return uint64_t((one + static_cast<uint64_t>(size_) - 1) / static_cast<uint64_t>(size_));
+  }
+
+  int64_t size_ = 1;
+  uint64_t m_ = 0;
+  uint32_t short_m_ = 0;  // 0: there is none
+  int shift_ = 0, short_shift_ = 0;
+};
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

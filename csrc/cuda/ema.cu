@@ -55,28 +55,6 @@ struct Launch {
   }
 };
 
-// Stores that go past the compiler, which takes those to an address out of a table apart into single words.
-PYACCEL_HD void store_16(const uint32_t* words, void* to) {
-#if defined(__CUDA_ARCH__)
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]),
-               "r"(words[1]), "r"(words[2]), "r"(words[3])
-               : "memory");
-#else
-  copy_out<16>(words, to);
-#endif
-}
-
-template <typename Real, int V>
-PYACCEL_HD void store_whole(const Real* numbers, DType dtype, void* out, int64_t i) {
-  const Raw<Real, V, false> raw = encode<Real, V>(numbers, dtype);
-  const int64_t bytes = V * size_of(dtype);
-  if (bytes < 16) return store_raw(raw, dtype, out, i);
-  char* const to = static_cast<char*>(out) + i * size_of(dtype);
-  store_16(raw.words, to);
-  if constexpr (sizeof(raw.words) == 32)
-    if (bytes == 32) store_16(raw.words + 4, to + 16);
-}
-
 template <typename Real, int V>
 PYACCEL_HD void update_vectors(const Launch& job, int t, uint32_t kinds, int64_t i, int64_t step, int64_t end) {
   Raw<Real, V, false> theta[kInFlight];
@@ -97,7 +75,7 @@ PYACCEL_HD void update_vectors(const Launch& job, int t, uint32_t kinds, int64_t
       Real from[V], value[V];
       decode(dtype, e[u], [&](int v, Real x) { from[v] = x; });
       decode(Launch::dtype(kinds, 0), theta[u], [&](int v, Real to) { value[v] = approach(from[v], to); });
-      store_whole<Real, V>(value, dtype, average, i + u * step);
+      store<Real, V>(value, dtype, average, i + u * step);
     }
   }
 }

@@ -13,13 +13,12 @@ namespace {
 
 using namespace cuda;
 
-constexpr int kInFlight = 2;  // inputs that a thread asks for at a time, beside residual and gate
-
 template <typename Real>
 struct Launch {
   int k;
   bool scaled;
-  int64_t total, vectors, row;
+  int64_t total, vectors;
+  Divisor row;
   const void* residual;
   Broadcast gate;
   void* out;
@@ -37,34 +36,41 @@ struct Launch {
 
 static_assert(sizeof(Launch<double>) <= 4096, "the parameters of a kernel");
 
-template <typename Real, int V>
+// Of: the type of everything that is no code, where that is one and known.
+template <typename Real, int V, int Of, bool Coded>
 PYACCEL_HD void gate_vector(const Launch<Real>& job, int64_t i) {
-  Raw<Real, V, false> residual, gate;
-  if (job.residual != nullptr) residual = fetch<Real, V>(job.residual_dtype, job.residual, i);
-  if (job.gate.p != nullptr) gate = fetch<Real, V>(job.gate, i);
-  const int64_t row = job.scaled ? quotient(i, job.row) : 0;
+  // Inputs that a thread asks for at a time, beside residual and gate; those of any type take registers for the widest.
+  constexpr int in_flight = Of == kAny ? 2 : 4;
+  const auto type = [](DType dtype) { return Coded && is_code(dtype) ? dtype : type_of<Of>(dtype); };
+  const bool wants_residual = job.residual != nullptr;
+  const Raw<Real, V, false> residual = fetch<Real, V>(type_of<Of>(job.residual_dtype), job.residual, i, wants_residual);
+  Raw<Real, V, false> gate;
+  if (job.gate.p != nullptr) gate = fetch<Real, V, Of>(job.gate, i);
+  const int64_t row = job.scaled ? job.row.quotient(i) : 0;
   Real sum[V];
   for (int v = 0; v < V; ++v) sum[v] = 0;
-  for (int first = 0; first < job.k; first += kInFlight) {
-    Raw<Real, V, true> raw[kInFlight];
+  for (int first = 0; first < job.k; first += in_flight) {
+    Raw<Real, V, Coded> raw[in_flight];
+    Real w[in_flight];  // with the scales of the row, which are on their way beside the codes
 #pragma unroll
-    for (int u = 0; u < kInFlight; ++u)
-      if (first + u < job.k) raw[u] = fetch<Real, V, true>(job.dtype(first + u), job.in[first + u], i);
-#pragma unroll
-    for (int u = 0; u < kInFlight; ++u) {
-      if (first + u >= job.k) continue;
-      const Real w = job.weight(first + u, row);
-      decode(job.dtype(first + u), raw[u], [&](int v, Real x) { sum[v] += w * x; });
+    for (int u = 0; u < in_flight; ++u) {
+      const bool wanted = first + u < job.k;
+      const int j = wanted ? first + u : 0;
+      raw[u] = fetch<Real, V, Coded>(type(job.dtype(j)), job.in[j], i, wanted);
+      w[u] = job.weight(j, row);
     }
+#pragma unroll
+    for (int u = 0; u < in_flight; ++u)
+      if (first + u < job.k) decode(type(job.dtype(first + u)), raw[u], [&](int v, Real x) { sum[v] += w[u] * x; });
   }
-  if (job.gate.p != nullptr) decode(job.gate, gate, i, [&](int v, Real g) { sum[v] *= g; });
-  if (job.residual != nullptr) decode(job.residual_dtype, residual, [&](int v, Real r) { sum[v] += r; });
-  store<Real, V>(sum, job.out_dtype, job.out, i);
+  if (job.gate.p != nullptr) decode<Of>(job.gate, gate, i, [&](int v, Real g) { sum[v] *= g; });
+  if (wants_residual) decode(type_of<Of>(job.residual_dtype), residual, [&](int v, Real r) { sum[v] += r; });
+  store<Real, V>(sum, type_of<Of>(job.out_dtype), job.out, i);
 }
 
 template <typename Real>
 PYACCEL_HD void gate_element(const Launch<Real>& job, int64_t i) {
-  const int64_t row = job.scaled ? quotient(i, job.row) : 0;
+  const int64_t row = job.scaled ? job.row.quotient(i) : 0;
   Real sum = 0;
   for (int j = 0; j < job.k; ++j) sum += job.weight(j, row) * read_number<Real>(job.dtype(j), job.in[j], i);
   if (job.gate.p != nullptr) sum *= read_number<Real>(job.gate.dtype, job.gate.p, job.gate.at(i));
@@ -72,16 +78,37 @@ PYACCEL_HD void gate_element(const Launch<Real>& job, int64_t i) {
   store_number(sum, job.out_dtype, job.out, i);
 }
 
-template <typename Real, int V>
-__global__ void __launch_bounds__(kThreads) gate_all(const __grid_constant__ Launch<Real> job) {
-  for (int64_t i = first_turn(); i < job.vectors; i += turn_step()) gate_vector<Real, V>(job, i * V);
+template <typename Real, int V, int Of = kAny, bool Coded = true>
+__global__ void __launch_bounds__(kThreads, 1) gate_all(const __grid_constant__ Launch<Real> job) {
+  for (int64_t i = first_turn(); i < job.vectors; i += turn_step()) gate_vector<Real, V, Of, Coded>(job, i * V);
   for (int64_t i = job.vectors * V + first_turn(); i < job.total; i += turn_step()) gate_element(job, i);
+}
+
+template <int V, DType Of>
+void (*of_type(bool coded))(Launch<float>) {
+  return coded ? gate_all<float, V, int(Of), true> : gate_all<float, V, int(Of), false>;
+}
+
+// The kernel made for operands of one type and codes, or null.
+void (*of_one_type(const GatedCombination& all))(Launch<float>) {
+  const DType of = all.out_dtype;
+  bool alike = (all.residual == nullptr || all.residual_dtype == of) && (all.gate == nullptr || all.gate_dtype == of);
+  bool coded = false;
+  for (int j = 0; j < all.k; ++j) {
+    coded |= is_code(all.in_dtype[j]);
+    alike &= is_code(all.in_dtype[j]) || all.in_dtype[j] == of;
+  }
+  if (!alike) return nullptr;
+  return of == DType::f32    ? of_type<4, DType::f32>(coded)
+         : of == DType::bf16 ? of_type<8, DType::bf16>(coded)
+         : of == DType::f16  ? of_type<8, DType::f16>(coded)
+                             : nullptr;
 }
 
 template <typename Real>
 void launch_gated(const GatedCombination& all, const Operands& operands, void* stream) {
   Launch<Real> job;
-  job.k = all.k, job.total = all.total, job.row = all.row;
+  job.k = all.k, job.total = all.total, job.row = Divisor(all.row);
   job.scaled = false;
   for (int j = 0; j < all.k; ++j) {
     job.in[j] = all.in[j], job.in_dtype[j] = int8_t(all.in_dtype[j]);
@@ -89,7 +116,7 @@ void launch_gated(const GatedCombination& all, const Operands& operands, void* s
     job.scaled |= all.scales[j] != nullptr;
   }
   job.residual = all.residual, job.residual_dtype = all.residual_dtype;
-  job.gate = Broadcast{all.gate, all.gate_dtype, all.inner, all.repeats};
+  job.gate = Broadcast(all.gate, all.gate_dtype, all.inner, all.repeats);
   job.out = all.out, job.out_dtype = all.out_dtype;
   const int v = operands.lanes();
   job.vectors = operands.vectors(all.total, v);
@@ -97,10 +124,9 @@ void launch_gated(const GatedCombination& all, const Operands& operands, void* s
   const char* const name = "gated_combination";
   if constexpr (sizeof(Real) == sizeof(double)) {
     launch(name, gate_all<Real, 2>, blocks, stream, job);
-  } else if (v == 8) {
-    launch(name, gate_all<Real, 8>, blocks, stream, job);
   } else {
-    launch(name, gate_all<Real, 4>, blocks, stream, job);
+    void (*const fitting)(Launch<float>) = of_one_type(all);
+    launch(name, fitting != nullptr ? fitting : v == 8 ? gate_all<Real, 8> : gate_all<Real, 4>, blocks, stream, job);
   }
 }
 
@@ -116,7 +142,7 @@ void gated_combination_cuda(const GatedCombination& job, void* stream) {
     if (job.scales[j] != nullptr) operands.add_run(job.row);
   }
   if (job.residual != nullptr) operands.add(job.residual, job.residual_dtype);
-  if (job.gate != nullptr) Broadcast{job.gate, job.gate_dtype, job.inner, job.repeats}.add_to(operands);
+  if (job.gate != nullptr) Broadcast(job.gate, job.gate_dtype, job.inner, job.repeats).add_to(operands);
   operands.add(job.out, job.out_dtype);
   if (operands.wide()) {
     launch_gated<double>(job, operands, stream);

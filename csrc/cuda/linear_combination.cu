@@ -26,6 +26,7 @@ struct Launch {
   int k, streams;
   int64_t total, vectors;  // elements, and how many vectors of them are done as such
   int64_t batch, inner;
+  Divisor sample;         // by inner
   int64_t sample_stride;  // between two samples' coefficients
   const Real* table;      // null: they are in c
   const void* in[kMostColumns];
@@ -36,7 +37,7 @@ struct Launch {
   int8_t in_dtype[kMostColumns];
   Real c[kMostCoefficients];
 
-  PYACCEL_HD int64_t sample_of(int64_t i) const { return batch == 1 ? 0 : quotient(i, inner); }
+  PYACCEL_HD int64_t sample_of(int64_t i) const { return batch == 1 ? 0 : sample.quotient(i); }
   PYACCEL_HD DType dtype(int j) const { return DType(in_dtype[j]); }
   PYACCEL_HD Real coefficient(int64_t sample, int a, int column) const {
     const int64_t at = sample * sample_stride + a * (k + streams) + column;
@@ -134,7 +135,7 @@ void combine_some(const Combination& all, const Real* table, int a, int outputs,
   const int columns = all.k + all.streams;
   Operands operands;
   job.k = all.k, job.streams = all.streams;
-  job.batch = samples, job.inner = all.inner, job.total = samples * all.inner;
+  job.batch = samples, job.inner = all.inner, job.sample = Divisor(all.inner), job.total = samples * all.inner;
   const auto begin = [&](const void* p, DType d) {
     const void* q = static_cast<const char*>(p) + first * all.inner * size_of(d);
     operands.add(q, d);

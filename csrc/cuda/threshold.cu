@@ -119,11 +119,12 @@ struct Clamp {
   Threshold of;
   int64_t vectors;
   const Selection* limits;  // null: the plain clamp
+  Divisor sample;           // by the elements of one
 };
 
 template <typename Real>
 PYACCEL_HD Real limit_at(const Clamp& job, int64_t i) {
-  return Real(job.limits == nullptr ? job.of.limit : job.limits[quotient(i, job.of.inner)].limit);
+  return Real(job.limits == nullptr ? job.of.limit : job.limits[job.sample.quotient(i)].limit);
 }
 
 template <typename Real, int V>
@@ -166,7 +167,7 @@ void find_limits_of(const Threshold& job, Selection* all, void* stream) {
 void threshold_cuda(const Threshold& job, void* scratch, void* stream) {
   const int64_t total = job.batch * job.inner;
   if (total == 0) return;
-  Clamp clamp{job, 0, nullptr};
+  Clamp clamp{job, 0, nullptr, Divisor(job.inner)};
   Operands operands;
   operands.add(job.x, job.dtype);
   operands.add(job.out, job.dtype);

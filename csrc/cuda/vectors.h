@@ -11,6 +11,22 @@
 namespace pyaccel {
 namespace cuda {
 
+// An element type that is known when a kernel is compiled, as a number, or one that is not.
+constexpr int kAny = -1;
+
+template <int Known>
+PYACCEL_HD DType type_of(DType dtype) {
+  return Known == kAny ? dtype : DType(Known);
+}
+
+// The address of element i of p; none where there is no p.
+PYACCEL_HD const void* element(DType dtype, const void* p, int64_t i) {
+  return p == nullptr ? nullptr : static_cast<const char*>(p) + i * size_of(dtype);
+}
+PYACCEL_HD void* element(DType dtype, void* p, int64_t i) {
+  return const_cast<void*>(element(dtype, static_cast<const void*>(p), i));
+}
+
 // Loads of Bytes if wanted; otherwise the words are whatever they are. A branch around a plain load would make the
 // thread wait for it where the branches meet, and so for one load after the other.
 template <int Bytes>
@@ -49,20 +65,20 @@ struct Raw {
   uint32_t narrow[2];
 };
 
-// Elements [i, i + V) of p.
+// Elements [i, i + V) of p, if they are wanted; whatever there is otherwise.
 template <typename Real, int V, bool Coded = false>
-PYACCEL_HD Raw<Real, V, Coded> fetch(DType dtype, const void* p, int64_t i) {
+PYACCEL_HD Raw<Real, V, Coded> fetch(DType dtype, const void* p, int64_t i, bool wanted = true) {
   Raw<Real, V, Coded> raw;
   const int size = int(size_of(dtype));
   const char* from = static_cast<const char*>(p) + i * size;
-  load_if<16>(V * size >= 16, from, raw.words);
-  if constexpr (V * sizeof(Real) == 32) load_if<16>(V * size == 32, from + 16, raw.words + 4);
+  load_if<16>(wanted && V * size >= 16, from, raw.words);
+  if constexpr (V * sizeof(Real) == 32) load_if<16>(wanted && V * size == 32, from + 16, raw.words + 4);
   if constexpr (sizeof(Real) == sizeof(float)) {
-    if constexpr (Coded) load_if<V>(size == 1, from, raw.narrow);
+    if constexpr (Coded) load_if<V>(wanted && size == 1, from, raw.narrow);
   } else {  // next to float64
-    load_if<8>(size == 4, from, raw.narrow);
-    if (size == 2) raw.narrow[0] = *reinterpret_cast<const uint32_t*>(from);
-    if (Coded && size == 1) raw.narrow[0] = *reinterpret_cast<const uint16_t*>(from);
+    load_if<8>(wanted && size == 4, from, raw.narrow);
+    if (wanted && size == 2) raw.narrow[0] = *reinterpret_cast<const uint32_t*>(from);
+    if (wanted && Coded && size == 1) raw.narrow[0] = *reinterpret_cast<const uint16_t*>(from);
   }
   return raw;
 }
@@ -72,7 +88,13 @@ template <typename Real, int V, bool Coded, typename F>
 PYACCEL_HD void decode(DType dtype, const Raw<Real, V, Coded>& raw, F f) {
   const auto each = [&](auto typed) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
-    if constexpr (sizeof(T) <= sizeof(Real)) {
+    if constexpr (std::is_same_v<T, bf16> && V % 2 == 0) {  // the halves of a word, an instruction each
+      const uint32_t* const words = V * sizeof(T) >= 16 ? raw.words : raw.narrow;
+      for (int w = 0; w < V / 2; ++w) {
+        f(2 * w, Real(float_from_bits(words[w] << 16)));
+        f(2 * w + 1, Real(float_from_bits(words[w] & 0xffff0000u)));
+      }
+    } else if constexpr (sizeof(T) <= sizeof(Real)) {
       T elements[V];
       memcpy(elements, sizeof elements >= 16 ? raw.words : raw.narrow, sizeof elements);
       for (int e = 0; e < V; ++e) f(e, Real(to_double(elements[e])));
@@ -85,12 +107,20 @@ PYACCEL_HD void decode(DType dtype, const Raw<Real, V, Coded>& raw, F f) {
   }
 }
 
+// In one store for each 16 bytes: a compiler may take a plain one apart.
 template <int Bytes>
 PYACCEL_HD void copy_out(const uint32_t* words, void* to) {
   if constexpr (Bytes >= 16) {
-    for (int part = 0; part < Bytes / 16; ++part)
-      static_cast<uint4*>(to)[part] =
-          uint4{words[4 * part], words[4 * part + 1], words[4 * part + 2], words[4 * part + 3]};
+    for (int part = 0; part < Bytes / 16; ++part, words += 4) {
+      uint4* const at = static_cast<uint4*>(to) + part;
+#if defined(__CUDA_ARCH__)
+      asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(at)), "r"(words[0]),
+                   "r"(words[1]), "r"(words[2]), "r"(words[3])
+                   : "memory");
+#else
+      *at = uint4{words[0], words[1], words[2], words[3]};
+#endif
+    }
   } else if constexpr (Bytes == 8) {
     *static_cast<uint2*>(to) = uint2{words[0], words[1]};
   } else {
@@ -209,11 +239,16 @@ struct Broadcast {
   const void* p;
   DType dtype;
   int64_t inner, repeats;
+  Divisor run, period;  // inner, and inner repeats
+
+  Broadcast() = default;
+  Broadcast(const void* data, DType type, int64_t inner, int64_t repeats)
+      : p(data), dtype(type), inner(inner), repeats(repeats), run(inner), period(inner * repeats) {}
 
   PYACCEL_HD bool one_number() const { return inner == 1; }  // for each run of repeats elements
   PYACCEL_HD int64_t at(int64_t i) const {
     if (repeats == 1) return i;
-    return quotient(i, inner * repeats) * inner + i - quotient(i, inner) * inner;
+    return (period.quotient(i) - run.quotient(i)) * inner + i;
   }
   void add_to(Operands& operands) const {
     operands.add(p, dtype);
@@ -222,18 +257,18 @@ struct Broadcast {
 };
 
 // Its elements of [i, i + V), fetched and later decoded; where it is one number, that is read when it is decoded.
-template <typename Real, int V>
+template <typename Real, int V, int Of = kAny>
 PYACCEL_HD Raw<Real, V, false> fetch(const Broadcast& b, int64_t i) {
   if (b.repeats > 1 && b.one_number()) return {};
-  return fetch<Real, V>(b.dtype, b.p, b.at(i));
+  return fetch<Real, V>(type_of<Of>(b.dtype), b.p, b.at(i));
 }
-template <typename Real, int V, typename F>
+template <int Of = kAny, typename Real, int V, typename F>
 PYACCEL_HD void decode(const Broadcast& b, const Raw<Real, V, false>& raw, int64_t i, F f) {
   if (b.repeats > 1 && b.one_number()) {
-    const Real number = read_number<Real>(b.dtype, b.p, b.at(i));
+    const Real number = read_number<Real>(type_of<Of>(b.dtype), b.p, b.at(i));
     for (int e = 0; e < V; ++e) f(e, number);
   } else {
-    decode(b.dtype, raw, f);
+    decode(type_of<Of>(b.dtype), raw, f);
   }
 }
 

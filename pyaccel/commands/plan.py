@@ -41,16 +41,20 @@ def plan(
 ) -> None:
     """Print the table of a solver: its points, its coefficients and what it costs.
 
-    NAME is a solver of pyaccel (see pyaccel solvers), or the scheduler_config.json of a pipeline of diffusers, whose
-    scheduler is then probed and turned into a table.
+    NAME is a solver of pyaccel (see pyaccel solvers), a plan in a file, or the scheduler_config.json of a pipeline of
+    diffusers, whose scheduler is then probed and turned into a table.
 
     r0, r1, … are the tensors that a run holds, m(r0) is the model's prediction at r0, and ξ0, ξ1, … are draws of noise.
     """
     picture = None if plot is None else Path(plot or f"{Path(name).stem}.png")
     if picture is not None and picture.suffix != ".png":
         raise ValueError(f"--plot must end in .png, got {str(picture)!r}")
+    from .. import solvers
+
     settings = {"grid": grid, "prediction": prediction, **parse_options(options)}
-    if name.endswith(".json"):
+    if name.endswith(".json") and '"pyaccel plan"' in Path(name).read_text()[:200]:
+        table = solvers.Plan.load(name)
+    elif name.endswith(".json"):
         table = traced_plan(Path(name), steps, schedule=schedule, shift=shift, **settings)
     else:
         table = make_plan(name, make_schedule(schedule or "flow", shift), steps, **settings)

@@ -13,6 +13,7 @@ from .options import make_plan, parse_options
 @click.option("--model", required=True, help="A model of the zoo; see: pyaccel models.")
 @click.option("--solver", default="unipc", show_default=True, help="Any; see: pyaccel solvers.")
 @click.option("--steps", type=int, default=8, show_default=True)
+@click.option("--plan", "plan_name", help="A trained plan of the zoo, e.g. gas-4, or FILE.json; instead of a solver.")
 @click.option("--solver-order", type=int, help="The same as -o order=N; default: the solver's own.")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the solver, e.g. -o eta=0.5.")
 @click.option("--grid", help="uniform, quadratic, log_snr, karras, ...; default: the solver's own.")
@@ -32,6 +33,7 @@ def sample(
     model: str,
     solver: str,
     steps: int,
+    plan_name: str | None,
     solver_order: int | None,
     options: tuple[str, ...],
     grid: str | None,
@@ -48,13 +50,21 @@ def sample(
 ) -> None:
     """Draw samples from a model of the zoo, by any solver and optionally with a feature cache.
 
-    Models: see pyaccel models. Solvers: see pyaccel solvers; what one does step by step: see pyaccel plan NAME.
+    Models: see pyaccel models. Solvers: see pyaccel solvers; what one does step by step: see pyaccel plan NAME. Trained
+    plans, pyaccel tune-solver makes them, are taken by --plan.
     """
     if out.suffix not in (".png", ".safetensors"):
         raise ValueError(f"--out must end in .png or .safetensors, got {str(out)!r}")
     if batch < 1:
         raise ValueError(f"--batch must be at least 1, got {batch}")
     settings = parse_options(options)
+    if plan_name is not None:
+        source = click.get_current_context().get_parameter_source
+        beside = ("solver", "steps", "solver_order", "options", "grid")
+        given = [name for name in beside if source(name) is click.core.ParameterSource.COMMANDLINE]
+        if given:
+            named = ", ".join("-o" if name == "options" else f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(f"--plan is a whole solver: {named} cannot be given beside it")
     if solver_order is not None:
         if "order" in settings:
             raise ValueError("--solver-order and -o order= are the same; give one of them")
@@ -68,7 +78,10 @@ def sample(
     from ..training.checkpoints import save_tensors
 
     denoiser = zoo.load(model, guidance=guidance)
-    plan = make_plan(solver, denoiser.schedule, steps, **{"grid": grid, **settings})
+    if plan_name is not None:
+        plan = zoo.plan(model, plan_name)
+    else:
+        plan = make_plan(solver, denoiser.schedule, steps, **{"grid": grid, **settings})
     of_cache = parse_options(cache_options)
     for key, value in (("interval", interval), ("order", order)):
         if value is not None and of_cache.setdefault(key, value) != value:

@@ -23,6 +23,7 @@ from .sampling import BATCH, columns_of, fashion_quality, fashion_reference, gen
 MODEL = "fashion-dit"
 REFERENCE_STEPS = 200
 SDE_STEPS = 250
+TRAINED = ("gs-4", "gas-4", "gas-6")
 BASELINE = "Euler, 50 steps"
 SIZES = {False: (1000, 250), True: (200, 50)}  # quick or not: images a row, images for RMSE
 WARM_UP = BATCH
@@ -51,6 +52,11 @@ def methods(denoiser: Denoiser, full: bool = False) -> list[Method]:
         cache = (lambda: caching.taylorseer(model, interval, order=1, warmup=1)) if interval else None
         return Method(name, family, plan, cache)
 
+    trained = [
+        Method(f"{name.split('-')[0].upper()}, {name.split('-')[1]} steps, trained", "few steps", zoo.plan(MODEL, name))
+        for name in TRAINED
+        if name in zoo.plan_names(MODEL)
+    ]
     sde = [
         row(f"Euler–Maruyama, {SDE_STEPS} steps", "SDE", "euler_maruyama", SDE_STEPS),
         row(f"DDPM, {SDE_STEPS} steps", "SDE", "ddpm", SDE_STEPS),
@@ -67,6 +73,7 @@ def methods(denoiser: Denoiser, full: bool = False) -> list[Method]:
         row("UniPC, 4 steps (as many full calls)", "few steps", "unipc", 4),
         row("UniPC, 10 steps + TaylorSeer every 2nd", "caching", "unipc", 10, interval=2),
         row("UniPC, 5 steps (as many full calls)", "few steps", "unipc", 5),
+        *trained,
     ]
 
 

@@ -75,14 +75,14 @@ def classify(classifier: Classifier, images: torch.Tensor) -> tuple[torch.Tensor
     """
     if images.dim() != 4 or len(images) == 0:
         raise ValueError(f"images must have shape [N, C, H, W] with N >= 1, got {list(images.shape)}")
-    training, parts = classifier.training, []
+    training, parts, device = classifier.training, [], next(classifier.parameters()).device
     classifier.eval()
     try:
         for batch in images.split(BATCH):
             if batch.dtype == torch.uint8:
                 batch = batch.float().div_(127.5).sub_(1)
-            features = classifier.features(batch.float().clamp(-1, 1))
-            parts.append((features, classifier.head(features)))
+            features = classifier.features(batch.to(device).float().clamp(-1, 1))
+            parts.append((features.cpu(), classifier.head(features).cpu()))
     finally:
         classifier.train(training)
     return torch.cat([features for features, _ in parts]), torch.cat([logits for _, logits in parts])

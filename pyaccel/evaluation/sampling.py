@@ -69,17 +69,18 @@ def generate(
     wrong = [c for c in classes if not 0 <= c < model.classes]
     if wrong or not classes:
         raise ValueError(f"classes must be numbers from 0 to {model.classes - 1}, got {wrong or classes}")
-    shape = (model.channels, model.size, model.size)
+    shape, device = (model.channels, model.size, model.size), next(model.parameters()).device
     images, labels, seconds = [], [], 0.0
     with cache or nullcontext():
         for first in range(0, count, batch):
             indices = range(first, min(count, first + batch))
-            noise, label = sample_noise(seed, indices, shape), labels_of(indices, classes)
+            noise, label = sample_noise(seed, indices, shape).to(device), labels_of(indices, classes).to(device)
             seeds = noise_seeds(seed, indices) if plan.stochastic else None
             started = time.perf_counter()
             images.append(plan.sample(denoiser, noise, seed=seeds, label=label))
+            images[-1] = images[-1].cpu()  # waits for a GPU
             seconds += time.perf_counter() - started
-            labels.append(label)
+            labels.append(label.cpu())
             if bar is not None:
                 bar.advance(len(indices))
     full = plan.calls

@@ -20,6 +20,7 @@ from torch import Tensor
 from . import backend, native, reference
 from .backend import CODES, plain
 from .checks import check, check_counters, check_dtype, check_out, check_seeds, output_dtypes, refuse_overlap
+from .inner_products import inner_products
 from .layout import dense, memory_format_of
 from .noise import Noise, check_noise, normal
 
@@ -258,13 +259,8 @@ def _backward(grads, tensors, coefficients, needs):
             tensor_grads[j] = g
     coefficient_grad = None
     if needs[0]:
-        acc = reference.accumulator([t.dtype for t in (*grads, *tensors)])
-        per_sample = coefficients.dim() == 3
-        flat = (len(grads[0]), -1) if per_sample else (1, -1)
-        g = torch.stack([g.to(acc).reshape(flat) for g in grads], dim=1)
-        t = torch.stack([t.to(acc).reshape(flat) for t in tensors], dim=1)
-        coefficient_grad = (g @ t.transpose(1, 2)).reshape(coefficients.shape)
-        coefficient_grad = coefficient_grad.to(device=coefficients.device, dtype=coefficients.dtype)
+        sums = inner_products(grads, tensors, per_sample=coefficients.dim() == 3)
+        coefficient_grad = sums.to(device=coefficients.device, dtype=coefficients.dtype)
     return tensor_grads, coefficient_grad
 
 

@@ -4,6 +4,7 @@ from .adams import deis, ipndm, ipndm_v, lms, pndm, rho_ab
 from .adaptive import AdaptiveSolver, Attempt, dpm_adaptive
 from .ancestral import ddpm, euler_ancestral
 from .builder import Builder
+from .chosen_times import dmn_times, gits_times
 from .ddim import ddim, euler
 from .dpm_v3 import dpm_v3
 from .dpmpp import dpm, dpm_fast, dpmpp, dpmpp_sde
@@ -16,6 +17,7 @@ from .runge_kutta import epd, heun, rho_rk, rk4
 from .sa_solver import sa_solver
 from .students import ctm, flow_map, lcm, tcd
 from .tracing import NotLinear
+from .trainable import TrainablePlan
 from .unipc import unic, unipc
 
 __all__ = [
@@ -33,10 +35,12 @@ __all__ = [
     "Row",
     "Stage",
     "Threshold",
+    "TrainablePlan",
     "ctm",
     "ddim",
     "ddpm",
     "deis",
+    "dmn_times",
     "dpm",
     "dpm_adaptive",
     "dpm_fast",
@@ -50,6 +54,7 @@ __all__ = [
     "euler_maruyama",
     "flow_map",
     "from_name",
+    "gits_times",
     "heun",
     "ipndm",
     "ipndm_v",

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from ..duals import Dual
 from ..scalars import Scalar
 from ..schedules import Schedule
 from .exponential import Exponential
@@ -111,6 +112,7 @@ class Builder:
     stages: list[list[Request]] = field(default_factory=list)
     draws: list[Draw] = field(default_factory=list)
     corrector: object | None = None  # a UniC of unipc.py; it corrects where steps begin
+    corrections: object | None = None  # the Corrections of a trained solver, which are added where steps begin
 
     def __post_init__(self):
         self.points = self._points_of(self.times)
@@ -121,7 +123,7 @@ class Builder:
 
     def _points_of(self, times: Sequence) -> list[Point]:
         s = self.schedule
-        if any(isinstance(t, torch.Tensor) for t in times):
+        if any(isinstance(t, torch.Tensor | Dual) for t in times):
             columns = zip(*((t, s.alpha(t), s.sigma(t), s.lam(t), s.model_time(t)) for t in times), strict=True)
         else:
             t = np.asarray(times, np.float64)
@@ -161,20 +163,35 @@ class Builder:
         """One model call on x at s; its output read as ``form``. Ends a stage. ``to`` is told to models of two
         times.
         """
-        if self.corrector is None or s is not self._at:
+        if s is not self._at or (self.corrector is None and self.corrections is None):
             return self.predict_many([(x, s)], form, to)[0]
-        self._at = None
-        known = self.corrector.before_call(self, x, s, form)
+        self._at, given = None, x
+        if self.corrections is not None:
+            x = self.corrections.sample(self, x)
+        known = None if self.corrector is None else self.corrector.before_call(self, x, s, form)
         m = self.predict_many([(x, s)], form, to)[0]
+        corrected = x if self.corrector is None else self.corrector.after_call(self, x, s, m, form, known)
         # What the solver goes on to call x is the corrected sample.
-        self._corrected[x] = self.corrector.after_call(self, x, s, m, form, known)
+        self._corrected[given] = self._corrected[x] = corrected
+        if self.corrections is not None:
+            self.corrections.keep(corrected)
         return m
 
     def predict_many(self, calls: Sequence[tuple[Value, Point]], form: str = "sample", to=None) -> list[Value]:
         """Model calls that do not need one another, made at once; a value for each."""
         outputs = [Value(self, len(self.stages) + 1) for _ in calls]
         self.stages.append([Request(s, x, form, o, to) for (x, s), o in zip(calls, outputs, strict=True)])
+        if self.corrections is not None:
+            self.corrections.predictions += outputs
         return outputs
+
+    def coefficient(self, name: str, value: Scalar) -> Scalar:
+        """``value``; where the solver is trained, with a learned number added to it.
+
+        For the weights of a step's newest predictions or of their differences, one for each of them: older
+        predictions get a learned weight of their own.
+        """
+        return value if self.corrections is None else self.corrections.coefficient(name, value)
 
     def gaussian(self, s: Point, t: Point) -> Value:
         """Unit Gaussian noise for the step from s to t, independent of all other draws."""
@@ -217,7 +234,7 @@ class Builder:
         return Value(self, now, terms)
 
     def plan(self, result: Value, **provenance) -> Plan:
-        """The Plan that computes ``result``."""
+        """The Plan that computes ``result``; with ``keep=True`` its numbers stay the scalars that they are."""
         from .compiler import compile_plan
 
         return compile_plan(self, result, **provenance)

@@ -11,12 +11,23 @@ from .builder import Builder, Value, _Noise
 from .plan import Call, Plan, Row, Stage
 
 
-def compile_plan(b: Builder, result: Value, **provenance) -> Plan:
-    """The Plan that computes ``result``, a value of the builder ``b``."""
+def compile_plan(b: Builder, result: Value, keep: bool = False, **provenance) -> Plan:
+    """The Plan that computes ``result``, a value of the builder ``b``.
+
+    With ``keep`` the numbers of its rows and calls stay the scalars that the solver made, tensors or duals: such a plan
+    is no file and cannot be run, but it knows its derivatives.
+    """
     count = len(b.stages)
     if count == 0:
         raise ValueError("a solver has to call the model at least once")
     needed = _liveness(b, result)
+
+    def plain(x: Scalar) -> Scalar:
+        return x if keep else float(x)
+
+    def number(c: Scalar) -> Scalar | str:
+        return c if keep else _number(c, tensors)
+
     tensors: dict[str, torch.Tensor] = {}
     registers: dict[Value, int] = {}
 
@@ -36,11 +47,11 @@ def compile_plan(b: Builder, result: Value, **provenance) -> Plan:
             if isinstance(operand, _Noise):
                 noise[operand.draw] = float(c)
             elif operand is b.one:
-                bias = _number(c, tensors)
+                bias = number(c)
             elif operand in fresh:
-                fresh[operand] = _number(c, tensors)
+                fresh[operand] = number(c)
             else:
-                reads[held[operand]] = _number(c, tensors)
+                reads[held[operand]] = number(c)
         return Row(registers[value], reads, tuple(fresh.values()), noise, bias)
 
     allocate(needed[0])
@@ -53,8 +64,8 @@ def compile_plan(b: Builder, result: Value, **provenance) -> Plan:
         rows = [row(v, held, outputs) for v in needed[index + 1] if v.born == index + 1]
         calls = [
             Call(
-                float(r.point.t), float(r.point.alpha), float(r.point.sigma), float(r.point.model_time),
-                r.form, held[r.input], None if r.to is None else float(r.to.model_time),
+                plain(r.point.t), plain(r.point.alpha), plain(r.point.sigma), plain(r.point.model_time),
+                r.form, held[r.input], None if r.to is None else plain(r.to.model_time),
             )
             for r in requests
         ]  # fmt: skip
@@ -66,7 +77,7 @@ def compile_plan(b: Builder, result: Value, **provenance) -> Plan:
         output=registers[result],
         prediction=b.prediction,
         schedule=(b.schedule.name, dict(b.schedule.parameters)),
-        times=tuple(float(t) for t in b.times),
+        times=tuple(plain(t) for t in b.times),
         ends=((float(first.alpha), float(first.sigma)), (float(last.alpha), float(last.sigma))),
         draws=tuple(b.draws),
         threshold=b.threshold,

@@ -138,23 +138,24 @@ def _dpm(
 def _multistep(step: Exponential, history: list, s: Point, t: Point, variant: str, correction: str) -> Value:
     """What the predictions, the newest first, add to a step."""
     m0 = history[0][1]
+    learned = m0.builder.coefficient
+    w0 = learned("m0", step.weight(0))
     if len(history) == 1:
-        return step.weight(0) * m0
+        return w0 * m0
     h = t.lam - s.lam
     (s1, m1), *older = history[1:]
     r0 = (s.lam - s1.lam) / h
     d0 = (m0 - m1) / r0
     if not older:
         # The paper holds D = m0 + d0/2 for the whole step.
-        return step.weight(0) * m0 + (step.weight(1) if correction == "heun" else 0.5 * step.weight(0)) * d0
+        return w0 * m0 + learned("D1", step.weight(1) if correction == "heun" else 0.5 * step.weight(0)) * d0
     s2, m2 = older[0]
     r1 = (s1.lam - s2.lam) / h
     d1 = (m1 - m2) / r1
     second = (d0 - d1) / (r0 + r1)
     first = d0 + r0 * second
-    if variant == "exact":
-        second = 2 * second
-    return step.weight(0) * m0 + step.weight(1) * first + step.weight(2) * second
+    w2 = 2 * step.weight(2) if variant == "exact" else step.weight(2)
+    return w0 * m0 + learned("D1", step.weight(1)) * first + learned("D2", w2) * second
 
 
 def singlestep(

@@ -7,6 +7,7 @@ region of an image is in inpainting.py.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -93,37 +94,22 @@ class PlanRun:
         self.scratch: dict[int, torch.Tensor] = {}
         self.recycler = Recycler(noise)
         self.registers: dict[int, torch.Tensor] = {}
+        self._spreads: dict[tuple[float, ...], torch.Tensor] = {}
 
     def go(self, callback, bar, conditioning: dict) -> torch.Tensor:
         """The sample."""
-        plan, registers, kept, network = self.plan, self.registers, self.kept, self.network
-        shape, device, batch = self.noise.shape, self.noise.device, len(self.noise)
+        plan, registers, kept = self.plan, self.registers, self.kept
         self.begin()
         if kept is not None:
             kept.restore(registers, plan.stages[0])
-        # One tensor of all times at once: a small launch less for each step.
-        model_times = torch.tensor([stage.calls[0].model_time for stage in plan.stages], dtype=torch.float64)
-        times = model_times.to(device, self.state)[:, None].repeat(1, batch).unbind()
         identity, count, ahead = Run(), len(plan.stages), None
-        branches = self.branches()
         scope = _recorded if torch.autograd._profiler_enabled() else announce
 
         for index, stage in enumerate(plan.stages):
-            calls = stage.calls
-            with scope(StepContext(identity, index, count, calls[0].t)):
-                if len(calls) == 1 and calls[0].to is None:
-                    x = registers[calls[0].input] if ahead is None else ahead
-                    outputs = branches(x if x.dtype is network else x.to(network), times[index], **conditioning)
-                else:
-                    outputs = self._several(index, stage, conditioning)
-                for output in outputs:
-                    if not isinstance(output, torch.Tensor) or output.shape != shape:
-                        refuse(output, shape, _calls(plan)[index])
-                    if self.sums is not None:
-                        self.sums.append(_sum(output))
-                # Whoever holds a register keeps its memory from being written again.
-                x = output = None
+            with scope(StepContext(identity, index, count, stage.t)):
+                outputs = self.call(index, ahead, conditioning)
                 ahead = self.update(index, outputs)
+                outputs = None
             following = plan.stages[index + 1] if index + 1 < count else None
             if kept is not None:
                 kept.restore(registers, following)
@@ -134,7 +120,7 @@ class PlanRun:
                 if replacement is not None:
                     registers[target] = replacement.to(self.state)
                     ahead = None
-            bar.advance(len(calls))
+            bar.advance(len(stage.calls))
         return registers[plan.output].to(self.noise.dtype)
 
     def explanation(self) -> str:
@@ -149,9 +135,33 @@ class PlanRun:
             "all bounds, or the model gives something else each time"
         )
 
+    @functools.cached_property
     def branches(self) -> Callable[..., list[torch.Tensor]]:
         """Makes a call and returns the output of each branch of guidance."""
         return getattr(self.denoiser, "branches", None) or (lambda x, t, **c: [self.denoiser(x, t, **c)])
+
+    @functools.cached_property
+    def times(self) -> tuple[torch.Tensor, ...]:
+        """What the model is told in each stage [B], by its first call; made at once: a small launch less for each."""
+        model_times = torch.tensor([stage.calls[0].model_time for stage in self.plan.stages], dtype=torch.float64)
+        return model_times.to(self.noise.device, self.state)[:, None].repeat(1, len(self.noise)).unbind()
+
+    def call(self, index: int, ahead: torch.Tensor | None, conditioning: dict) -> list[torch.Tensor]:
+        """The model's outputs in stage ``index``; ``ahead`` is its input where the last update has made it."""
+        calls, shape = self.plan.stages[index].calls, self.noise.shape
+        if len(calls) == 1 and calls[0].to is None:
+            x = self.registers[calls[0].input] if ahead is None else ahead
+            outputs = self.branches(
+                x if x.dtype is self.network else x.to(self.network), self.times[index], **conditioning
+            )
+        else:
+            outputs = self._several(index, conditioning)
+        for output in outputs:
+            if not isinstance(output, torch.Tensor) or output.shape != shape:
+                refuse(output, shape, _calls(self.plan)[index])
+            if self.sums is not None:
+                self.sums.append(_sum(output))
+        return outputs
 
     def begin(self) -> None:
         """The start rows."""
@@ -205,23 +215,26 @@ class PlanRun:
             new.append(buffer)
         return rows.prepared(tensors, new, self.source.seeds)
 
-    def _several(self, index: int, stage: Stage, conditioning: dict) -> list[torch.Tensor]:
+    def _spread(self, values: tuple[float, ...]) -> torch.Tensor:
+        """Times of several calls, each for a whole batch."""
+        if values not in self._spreads:
+            times = torch.tensor(values, dtype=torch.float64).to(self.noise.device, self.state)
+            self._spreads[values] = times.repeat_interleave(len(self.noise))
+        return self._spreads[values]
+
+    def _several(self, index: int, conditioning: dict) -> list[torch.Tensor]:
         """The outputs of a stage with parallel calls, made as one call of a larger batch, or of a model of two
         times.
         """
-        calls, batch = stage.calls, len(self.noise)
+        calls = self.plan.stages[index].calls
         x = torch.cat([self.registers[c.input] for c in calls]).to(self.network)
-
-        def spread(values: list[float]) -> torch.Tensor:
-            return torch.tensor(values, dtype=torch.float64).to(x.device, self.state).repeat_interleave(batch)
-
         repeated = {
             name: torch.cat([value] * len(calls)) if isinstance(value, torch.Tensor) and value.dim() else value
             for name, value in conditioning.items()
         }
         if calls[0].to is not None:
-            repeated["to"] = spread([c.to for c in calls])
-        outputs = self.branches()(x, spread([c.model_time for c in calls]), **repeated)
+            repeated["to"] = self._spread(tuple(c.to for c in calls))
+        outputs = self.branches(x, self._spread(tuple(c.model_time for c in calls)), **repeated)
         if len(calls) == 1:
             return list(outputs)
         for output in outputs:

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..scalars import Scalar, expm1, sqrt
+from ..duals import Dual, solved
+from ..scalars import Scalar, exp, expm1, sqrt
 
 
 def psi(k: int, h: Scalar) -> Scalar:
@@ -29,6 +30,8 @@ def psi(k: int, h: Scalar) -> Scalar:
     −phi_1, phi_2, −phi_3, ... times powers of h. The recursion cancels for small h, where the series
     h·Σ_j (−h)^j / (k+j+1)! is used instead.
     """
+    if isinstance(h, Dual):
+        return h.chain(psi(k, h.value), _psi_slope(k, h.value))
     if k == 0:
         return -expm1(-h)
     if abs(float(h.detach() if isinstance(h, torch.Tensor) else h)) > 1.0:
@@ -37,6 +40,18 @@ def psi(k: int, h: Scalar) -> Scalar:
     for coefficient in _SERIES[k] if k < len(_SERIES) else _series(k):
         total = total * h + coefficient
     return h * total
+
+
+def _psi_slope(k: int, h: float) -> float:
+    """The derivative of psi_k at h."""
+    if k == 0:
+        return exp(-h)
+    if abs(h) > 1.0:
+        return (psi(k - 1, h) / h - _psi_slope(k - 1, h)) / h
+    total, series = 0.0, _SERIES[k] if k < len(_SERIES) else _series(k)
+    for power, coefficient in zip(range(len(series), 0, -1), series, strict=True):
+        total = total * h + power * coefficient
+    return total
 
 
 def _series(k: int) -> list[float]:
@@ -111,6 +126,8 @@ def moments_to_weights(nodes: Sequence[Scalar], moments: Sequence[Scalar], power
         m0, m1 = m0 / (b - a), m1 / (b - a)
         first, second = b * m0 - m1, m1 - a * m0
         return [first / a**powers_from, second / b**powers_from]
+    if any(isinstance(x, Dual) for x in (*nodes, *moments)):
+        return solved([[r ** (i + powers_from) for r in nodes] for i in range(count)], list(moments))
     if any(isinstance(x, torch.Tensor) for x in (*nodes, *moments)):
         r = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in nodes])
         m = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in moments])

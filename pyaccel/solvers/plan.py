@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+
+if TYPE_CHECKING:
+    from .capturing import CapturedPlan
+
+TRAINED = "trained from"
+"""The option of a trained plan that names the solver from which it was trained."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +205,34 @@ class Plan:
             batched_guidance=batched_guidance, callback=callback, progress=progress, grad=grad,
             conditioning=conditioning,
         )  # fmt: skip
+
+    def capture(
+        self, denoiser: Callable[..., torch.Tensor], noise: torch.Tensor | Sequence[int], **conditioning
+    ) -> CapturedPlan:
+        """Records a run as CUDA graphs: a callable that samples as :meth:`sample` does, to the same bits.
+
+        Args:
+            denoiser: as in :meth:`sample`; it must not read numbers from the GPU on its way, as dynamic caches do.
+            noise: an example [B, ...] on an NVIDIA GPU, or its shape, in float32 on the current one.
+            conditioning: an example; tensors may have other values later, of the same shapes and dtypes.
+
+        The result is called as ``captured(noise, seed=..., callback=..., progress=..., **conditioning)``. Steps that
+        differ in numbers alone share one graph, whose coefficients are a table in the GPU's memory;
+        ``captured.graphs`` says how many graphs there are. Two runs are made to record it.
+
+        Raises ValueError where there is no such GPU, RuntimeError where something in the model cannot be recorded.
+        """
+        from .capturing import CapturedPlan, CudaGraphs
+
+        if not torch.cuda.is_available() or torch.version.hip:
+            raise ValueError(
+                "capture records CUDA graphs, and torch sees no GPU of NVIDIA's; plan.sample runs everywhere"
+            )
+        if not isinstance(noise, torch.Tensor):
+            noise = torch.randn(*noise, device="cuda")
+        if noise.device.type != "cuda":
+            raise ValueError(f"capture records CUDA graphs; noise is on {noise.device}, expected a GPU")
+        return CapturedPlan(self, denoiser, noise, conditioning, CudaGraphs(noise.device))
 
     @staticmethod
     def trace(scheduler, steps: int | None = None, *, begin: int = 0, **step_options) -> Plan:

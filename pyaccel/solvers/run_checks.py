@@ -9,7 +9,7 @@ import torch
 
 from .. import ops
 from ..denoiser import Denoiser
-from .plan import Plan
+from .plan import TRAINED, Plan
 
 
 def check_run(plan: Plan, denoiser, noise: torch.Tensor) -> None:
@@ -62,7 +62,7 @@ def _check_schedule(plan: Plan, denoiser: Denoiser) -> None:
     """ValueError where the plan's calls are none that the denoiser's schedule knows.
 
     Values are compared, not names: a shifted flow is the same process as an unshifted one, told the same. What the
-    network is told may be off by a twentieth, as learned times are.
+    network is told may be off by a twentieth, and by a half where that was learned.
     """
     schedule = denoiser.schedule
     if plan.__dict__.get("_fits") is schedule:  # what the last run found
@@ -74,7 +74,8 @@ def _check_schedule(plan: Plan, denoiser: Denoiser) -> None:
         told, span = float(schedule.model_time(t)), float(schedule.model_time(1.0)) - float(schedule.model_time(0.0))
         alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
         same_scale = abs(math.hypot(alpha, sigma) / math.hypot(call.alpha, call.sigma) - 1) < 1e-2
-        if not same_scale or abs(told - call.model_time) > 0.05 * abs(span):
+        tolerance = 0.5 if TRAINED in plan.options else 0.05
+        if not same_scale or abs(told - call.model_time) > tolerance * abs(span):
             raise ValueError(
                 f"the plan is for the schedule {plan.schedule[0]}, the denoiser was trained with {schedule.name}: at "
                 f"sigma/alpha = {call.sigma / call.alpha:.4g} the plan has alpha = {call.alpha:.4g} and tells the "

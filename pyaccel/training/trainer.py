@@ -6,9 +6,6 @@ import copy
 import dataclasses
 import json
 import math
-import signal
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +14,10 @@ import torch
 from torch import nn
 
 from .. import ops
-from ..progress import progress_bar
 from ..seeding import step_generator
 from .checkpoints import flatten, load_tensors, save_tensors, unflatten
 from .data import ImageData
+from .loop import Loop, refuse_other_settings
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class TrainerConfig:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
-class Trainer:
+class Trainer(Loop):
     """Trains ``model`` by ``loss(model, images, labels, generator)``, keeping an EMA of it in ``ema``.
 
     Everything random in step k depends on the seed and k alone, so the checkpoint (``folder/checkpoint.safetensors``)
@@ -68,52 +65,10 @@ class Trainer:
     ):
         self.model, self.loss, self.data, self.config = model, loss, data, config
         self.ema = copy.deepcopy(model).eval().requires_grad_(False)
-        self.folder, self.checkpoint_seconds = Path(folder), checkpoint_seconds
+        super().__init__(config.steps, folder, checkpoint_seconds)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self.step = 0
-        self.seconds = 0.0
-        self.history: list[tuple[int, float]] = []
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the training state is kept."""
-        return self.folder / "checkpoint.safetensors"
-
-    def fit(self, progress: bool = True, callback: Callable[[Trainer], None] | None = None) -> bool:
-        """Trains to the last step; True when it got there, False when SIGINT or SIGTERM asked to stop.
-
-        Either way the state is saved. ``callback(trainer)`` is called after every checkpoint.
-        """
-        if self.checkpoint.exists():
-            self.load()
-        stop = threading.Event()
-        saved = time.monotonic()
-        with _stop_signals(stop), progress_bar(f"training {self.folder.name}", self.config.steps, progress) as bar:
-            bar.advance(self.step)
-            while self.step < self.config.steps and not stop.is_set():
-                started = time.monotonic()
-                value = self.train_step()
-                self.seconds += time.monotonic() - started
-                if self.step % 50 == 0 or self.step == self.config.steps:
-                    value = float(value)
-                    if not math.isfinite(value):
-                        raise FloatingPointError(
-                            f"the loss became {value} at step {self.step}; try a lower learning rate"
-                        )
-                    self.history.append((self.step, value))
-                    bar.note(f"loss {value:.4f}")
-                bar.advance(1)
-                if time.monotonic() - saved > self.checkpoint_seconds:
-                    self.save()
-                    saved = time.monotonic()
-                    if callback is not None:
-                        callback(self)
-            self.save()
-            if callback is not None:
-                callback(self)
-        return self.step >= self.config.steps
 
     def train_step(self) -> torch.Tensor:
         """One optimizer step; returns the loss, a tensor without dimensions."""
@@ -160,12 +115,7 @@ class Trainer:
         """Goes on from :attr:`checkpoint`; ValueError when it was made with another configuration."""
         tensors, metadata = load_tensors(self.checkpoint)
         facts = json.loads(metadata["trainer"])
-        mine = dataclasses.asdict(self.config)
-        if facts["config"] != mine:
-            changed = [f"{k}: {v!r} there, {mine.get(k)!r} now" for k, v in facts["config"].items() if mine.get(k) != v]
-            raise ValueError(
-                f"{self.checkpoint} was made with other settings ({'; '.join(changed)}); use another --out"
-            )
+        refuse_other_settings(self.checkpoint, facts["config"], dataclasses.asdict(self.config))
         self.model.load_state_dict(unflatten("model", tensors))
         self.ema.load_state_dict(unflatten("ema", tensors))
         optimizer = self.optimizer.state_dict()
@@ -175,19 +125,3 @@ class Trainer:
         self.optimizer.load_state_dict(optimizer)
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.history = [tuple(row) for row in facts["history"]]
-
-
-class _stop_signals:
-    """While open, SIGINT and SIGTERM set the event instead of interrupting; in the main thread only."""
-
-    def __init__(self, event: threading.Event):
-        self.event, self.previous = event, {}
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.previous[number] = signal.signal(number, lambda *_: self.event.set())
-
-    def __exit__(self, *_):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +19,9 @@ from ..files import write_atomically
 from ..models import ARCHITECTURES
 from ..names import look_up
 from ..training.checkpoints import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from ..solvers import Plan
 
 FOLDER = Path(__file__).parent
 
@@ -51,7 +54,12 @@ def load_model(name: str) -> nn.Module:
 
 
 def load(
-    name: str, *, guidance: float | torch.Tensor = 1.0, dtype: torch.dtype = torch.float32, batched: bool = True
+    name: str,
+    *,
+    guidance: float | torch.Tensor = 1.0,
+    dtype: torch.dtype = torch.float32,
+    batched: bool = True,
+    device: torch.device | str = "cpu",
 ) -> Denoiser:
     """A generative model of the zoo as a Denoiser; samples are images in [−1, 1], conditioned by ``label=`` [B].
 
@@ -59,14 +67,43 @@ def load(
         guidance: weight w of classifier-free guidance, a number or a tensor [B]; 1 is without.
         dtype: of the network; the state of a run stays float32.
         batched: both passes of guidance in one call.
+        device: where the network is.
     """
     facts = card(name)
     if "schedule" not in facts:
         raise ValueError(f"{name} is a {facts['architecture']}, not a model to sample from; use zoo.load_model")
-    model = load_model(name).to(dtype)
+    model = load_model(name).to(device, dtype)
     schedule = schedules.from_name(facts["schedule"]["name"], **facts["schedule"]["parameters"])
     unconditional = {"label": model.classes}
     return Denoiser(model, schedule, facts["prediction"], guidance, unconditional, batched, dtype)
+
+
+PLANS = FOLDER / "plans"
+
+
+def plan_names(model: str | None = None) -> list[str]:
+    """The trained plans of a model, such as ``gas-4``; without one ``model/name`` of all."""
+    paths = sorted(PLANS.glob(f"{model or '*'}/*.json"))
+    paths = [path for path in paths if not path.name.endswith(".card.json")]
+    return [path.stem if model else f"{path.parent.name}/{path.stem}" for path in paths]
+
+
+def plan(model: str, name: str) -> Plan:
+    """The plan called ``name`` that was trained for a model of the zoo, or the plan in a file of that name.
+
+    ValueError, with the nearest name, where there is neither.
+    """
+    from ..solvers import Plan
+
+    if name.endswith(".json"):
+        return Plan.load(name)
+    return Plan.load(look_up(f"plan for {model}", name, {n: PLANS / model / f"{n}.json" for n in plan_names(model)}))
+
+
+def plan_card(model: str, name: str) -> dict[str, Any]:
+    """How a trained plan was made, and its figures."""
+    look_up(f"plan for {model}", name, {n: n for n in plan_names(model)})
+    return json.loads((PLANS / model / f"{name}.card.json").read_text())
 
 
 def save(model: nn.Module, facts: dict[str, Any], folder: str | os.PathLike) -> None:

@@ -9,6 +9,7 @@
 #include "blend.h"
 #include "ema.h"
 #include "gated_combination.h"
+#include "inner_products.h"
 #include "linear_combination.h"
 #include "norm_rope.h"
 #include "quantize.h"
@@ -30,5 +31,7 @@ void threshold(const pyaccel::Threshold& job);
 void adaln(const pyaccel::AdaLN& job);
 void norm_rope(const pyaccel::NormRope& job);
 double relative_l1(const pyaccel::RelativeL1& job);
+// False where there is no kernel of it.
+bool inner_products(const pyaccel::InnerProducts& job, double* sums);
 
 }  // namespace engine

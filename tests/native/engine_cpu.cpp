@@ -2,6 +2,7 @@
 #include "cpu/caching_cpu.h"
 #include "cpu/ema_cpu.h"
 #include "cpu/epilogues_cpu.h"
+#include "cpu/inner_products_cpu.h"
 #include "cpu/linear_combination_cpu.h"
 #include "engine.h"
 
@@ -42,6 +43,10 @@ double relative_l1(const RelativeL1& job) {
   double sums[2];
   relative_l1_cpu(job, *chosen, threads, sums);
   return sums[0] / sums[1];
+}
+bool inner_products(const InnerProducts& job, double* sums) {
+  inner_products_cpu(job, *chosen, threads, sums);
+  return true;
 }
 
 }  // namespace engine

@@ -215,6 +215,32 @@ void ema_update(int count, int rates, DType same, bool mixed) {
   }
 }
 
+void inner_products(int n, int k, int64_t batch, int64_t inner, DType same, bool mixed) {
+  std::vector<Tensor> tensors;
+  std::vector<const void*> pointers;
+  std::vector<DType> dtypes;
+  for (int i = 0; i < n + k; ++i) {
+    dtypes.push_back(mixed ? any_float() : same);
+    tensors.emplace_back(dtypes.back(), batch * inner, any_offset());
+    tensors.back().fill();
+  }
+  for (Tensor& t : tensors) pointers.push_back(t.data());
+  std::vector<double> sums(size_t(batch * n * k), NAN);
+  if (!engine::inner_products(
+          {n, k, batch, inner, pointers.data(), dtypes.data(), pointers.data() + n, dtypes.data() + n}, sums.data()))
+    return;
+  for (int64_t b = 0; b < batch; ++b)
+    for (int i = 0; i < n; ++i)
+      for (int j = 0; j < k; ++j) {
+        double expected = 0, size = 0;
+        for (int64_t e = b * inner; e < (b + 1) * inner; ++e) {
+          const double product = tensors[size_t(i)].at(e) * tensors[size_t(n + j)].at(e);
+          expected += product, size += std::fabs(product);
+        }
+        holds(std::fabs(sums[size_t((b * n + i) * k + j)] - expected) <= 1e-5 * size, "inner_products is wrong");
+      }
+}
+
 void quantize(int64_t rows, int64_t width, DType x_dtype, DType minus_dtype, bool difference, DType code) {
   Tensor x(x_dtype, rows * width, any_offset()), minus(minus_dtype, rows * width, any_offset());
   x.fill(), minus.fill();
@@ -416,6 +442,7 @@ void everything(int rounds) {
     blend(1 + below(3), 1 + below(4), round % 2 == 0 ? 8 * (1 + below(40)) : 1 + any_size() / 4, same, mixed);
     relative_l1(any_size() * (1 + below(3)), same, mixed ? any_float() : same);
     ema_update(1 + below(9), 1 + below(4), same, mixed);
+    inner_products(1 + below(3), 1 + below(7), 1 + below(3), any_size(), same, mixed);
     const DType floats[] = {DType::f32, DType::bf16, DType::f16};
     quantize(1 + below(5), round % 2 == 0 ? any_size() : 8 * (1 + below(200)), floats[below(3)], floats[below(3)],
              round % 2 == 0, any_code());
@@ -435,6 +462,7 @@ void everything(int rounds) {
   relative_l1(100003, DType::bf16, DType::f32);
   ema_update(40, 2, DType::f32, false);
   ema_update(5, 15, DType::bf16, true);
+  inner_products(2, 3, 2, 40001, DType::f32, false);
 }
 
 }  // namespace

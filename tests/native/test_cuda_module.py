@@ -12,20 +12,22 @@ import pytest
 from pyaccel.ops import backend
 
 VECTOR_KERNELS = {
-    # By operation: instantiations of its kernel, and 16-byte loads and stores of the one for 16-bit operands (two loads
-    # of each operand, as a float32 one has twice the bytes; stores of float32, bfloat16 and float16).
+    # By kernel: its instantiations, and 16-byte loads and stores of the one that has most of them: for 16-bit operands
+    # two loads of each, as a float32 one has twice the bytes, and stores of float32, bfloat16 and float16.
     "combine": (24, 8, 4),
-    "gate_all": (3, 8, 4),
+    "gate_all": (9, 8, 4),
     "blend_all": (3, 8, 4),
     "clamp_all": (3, 2, 4),
     "add_up": (3, 8, 0),
     "update_all": (3, 8, 4),
-    # Most of them hold a row in registers, each for other types and another length. The accesses are those for four
-    # vectors of one type in a thread: of x, branch, gate, scale, shift, weight and bias, and of two results; of x and,
-    # in two ways to turn pairs, of weight, cosines and sines.
-    "modulate_rows": (20, 4 * 7, 4 * 2),
-    "norm_rows": (19, 4 * 7, 4),
-    "quantize_rows": (2, 8, 0),  # 8 codes are 8 bytes
+    # Most of these hold a row in registers, each for other types and another length: twelve vectors of x, branch, gate,
+    # scale, shift, weight and bias, and of two results; pairs of vectors of x, weight, cosines and sines, six of a row
+    # in two ways to turn them, or one of three heads; six vectors of x and minus.
+    "modulate_rows": (42, 12 * 7, 12 * 2),
+    "norm_rows": (15, 12 * 4, 12),
+    "norm_heads": (5, 3 * 2 + 3 * 2, 3 * 2),
+    "quantize_rows": (1, 4, 0),  # 8 codes are 8 bytes
+    "quantize_held": (9, 6 * 2, 0),
 }
 SCALAR = re.compile(r"_rowsI[fd]Li1E")  # what is not aligned goes element by element
 OTHERS = {

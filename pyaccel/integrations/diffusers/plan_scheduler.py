@@ -15,6 +15,7 @@ from ...denoiser import Run, StepContext
 from ...solvers import Plan, files
 from ...solvers.executor import PlanRun
 from ...solvers.noise import GivenNoise
+from ...solvers.plan import TRAINED
 from .schedules import prediction_of, schedule_of
 
 
@@ -23,6 +24,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
 
     ``PlanScheduler.like(pipe.scheduler, "unipc", order=3)`` makes the Plan anew for each number of steps, each list of
     sigmas and each strength of image-to-image. ``PlanScheduler(plan)`` runs one Plan and no other number of steps.
+    ``PlanScheduler(Plan.load("plan.json"))`` so runs a trained solver: the pipeline has to be asked for its number of
+    steps, and levels of noise that it brings along give way to the learned ones.
     It saves and loads as any scheduler does; whoever loads it needs pyaccel.
 
     Args:
@@ -104,10 +107,13 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         ``mu`` shifts the levels of a flow as FlowMatchEulerDiscreteScheduler does: by e^mu.
         """
         if self._fixed is not None:
-            if num_inference_steps not in (None, self._fixed.steps, self._fixed.calls) or sigmas is not None:
+            # A pipeline that asks for its own levels gets the learned ones, which are there in their place.
+            learned = TRAINED in self._fixed.options and sigmas is not None and len(sigmas) == self._fixed.calls
+            own = sigmas is None or learned
+            if num_inference_steps not in (None, self._fixed.steps, self._fixed.calls) or not own:
                 raise ValueError(
                     f"this PlanScheduler runs one plan of {self._fixed.steps} steps, and was asked for "
-                    f"{num_inference_steps if sigmas is None else 'sigmas'}; PlanScheduler.like(scheduler, "
+                    f"{num_inference_steps if own else f'{len(sigmas)} sigmas'}; PlanScheduler.like(scheduler, "
                     f"{self._fixed.solver!r}) makes a plan for each number of steps"
                 )
             plan = self._fixed

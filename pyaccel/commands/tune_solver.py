@@ -1,0 +1,115 @@
+"""``pyaccel tune-solver``: train a solver for a model of the zoo."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from .options import parse_options
+
+
+@click.command(short_help="Train a solver: few calls with the quality of many.")
+@click.option("--model", required=True, help="A model of the zoo; see: pyaccel models.")
+@click.option("--steps", type=click.IntRange(1), required=True, help="Of the solver: its model calls.")
+@click.option("--method", default="gs", show_default=True, help="gs, gas, ld3, s4s, s4s-alt, bns; gits, dmn.")
+@click.option("--objective", help="l1, l2, pseudo-huber, psnr, lpips or features; default: the method's, mostly l2.")
+@click.option("--solver", default="dpmpp", show_default=True, help="That it starts from; see: pyaccel solvers.")
+@click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of it; default: order=3 of dpmpp.")
+@click.option("--grid", help="Of it: uniform, log_snr, ...; default: its own.")
+@click.option("--guidance", type=float, default=1.0, show_default=True)
+@click.option("--teacher", type=click.Path(path_type=Path), help="Folder of pyaccel teacher; default: OUT/teacher.")
+@click.option(
+    "--count", type=click.IntRange(8), default=1400, show_default=True, help="Teacher samples to use or make."
+)
+@click.option("--held-out", type=click.IntRange(4), default=200, show_default=True, help="Of them, for validation.")
+@click.option("--iterations", type=click.IntRange(1), help="Training steps; default: 2000.")
+@click.option("--batch-size", type=click.IntRange(1), help="Default: 24.")
+@click.option("--learning-rate", type=float, help="Default: 0.005.")
+@click.option("--validate-every", type=click.IntRange(1), help="Training steps; default: 100.")
+@click.option("--adversarial", type=float, help="Weight of the relativistic loss of gas; default: 0.1.")
+@click.option("--seed", type=click.IntRange(0), help="Of the training; default: 0.")
+@click.option("--seconds", type=float, help="Stop the training after so long; the same command goes on.")
+@click.option("--checkpoint/--no-checkpoint", help="Make model calls again in the backward pass: less memory, slower.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; default: runs/MODEL-METHOD-STEPS.")
+@click.option("--progress/--no-progress", default=True, show_default=True)
+def tune_solver(
+    model: str,
+    steps: int,
+    method: str,
+    objective: str | None,
+    solver: str,
+    options: tuple[str, ...],
+    grid: str | None,
+    guidance: float,
+    teacher: Path | None,
+    count: int,
+    held_out: int,
+    iterations: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    validate_every: int | None,
+    adversarial: float | None,
+    seed: int | None,
+    seconds: float | None,
+    checkpoint: bool,
+    dtype: str,
+    device: str,
+    out: Path | None,
+    progress: bool,
+) -> None:
+    """Train the times and coefficients of a solver for a model, so that few calls give what a teacher needs many for.
+
+    Writes plan.json (pyaccel sample --plan OUT/plan.json), card.json and figure.png. Ctrl-C saves; the same command
+    goes on to the same bits. gits and dmn choose times and train nothing. What each method does:
+    docs/trained-solvers.md.
+    """
+    import torch
+
+    from ..evaluation.tuning import CHOSEN, Job, make_teacher, teacher_spec, tune, with_chosen_times, zoo_denoiser
+    from ..progress import progress_bar
+    from ..training.distances import distance_of
+    from ..training.teacher import load_teacher
+
+    changes = {
+        "steps": iterations, "batch_size": batch_size, "learning_rate": learning_rate, "objective": objective,
+        "validate_every": validate_every, "adversarial": adversarial, "seed": seed, "checkpoint": checkpoint or None,
+    }  # fmt: skip
+    settings = parse_options(options)
+    if solver == "dpmpp":
+        settings.setdefault("order", 3)
+    job = Job(model, steps, method, solver, settings, grid, guidance, changes)
+    if method in CHOSEN:
+        folder = out or Path("runs") / f"{model}-{method}-{steps}"
+        plan = with_chosen_times(job, zoo_denoiser(model, device, guidance, getattr(torch, dtype)))
+        plan.save(folder / "plan.json")
+        print(f"times {', '.join(f'{t:.4g}' for t in plan.times)}: {folder / 'plan.json'}")
+        return
+    distance_of(job.config().objective, features=lambda x: x)
+    if held_out >= count:
+        raise ValueError(f"--held-out {held_out} leaves nothing of --count {count} to train on")
+    denoiser = zoo_denoiser(model, device, guidance, getattr(torch, dtype))
+    job.plan(denoiser)
+    folder = out or Path("runs") / f"{model}-{method}-{steps}"
+    if teacher is None:
+        teacher = folder / "teacher"
+        spec = teacher_spec(model, denoiser, count)
+        with progress_bar("teacher data", count, progress) as bar:
+            make_teacher(teacher, denoiser, spec, progress=bar.advance)
+    data, spec = load_teacher(teacher, model=model, schedule=[denoiser.schedule.name, denoiser.schedule.parameters])
+    data = data.head(count).to(device)
+    trainer, plan = tune(
+        job, folder, data, spec, denoiser, seconds=seconds, held_out=held_out, progress=progress,
+    )  # fmt: skip
+    first = trainer.validations[0][1]
+    print(
+        f"{plan.calls} calls: validation {first:.5f} -> {trainer.best_score:.5f}, step {trainer.best_step} of "
+        f"{trainer.step}"
+    )
+    print(f"plan: {folder / 'plan.json'}, card: {folder / 'card.json'}, figure: {folder / 'figure.png'}")
+    if trainer.step < trainer.total and seconds is None:
+        print(f"stopped; the same command goes on: {folder}")
+        sys.exit(130)

@@ -1,0 +1,273 @@
+"""``pyaccel tune-solver``: from a model of the zoo and a number of calls to a trained plan, its card and its figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__, solvers, zoo
+from ..denoiser import Denoiser
+from ..files import write_atomically
+from ..names import look_up
+from ..seeding import sample_noise
+from ..solvers import Plan, TrainablePlan
+from ..training.adversarial import Discriminator
+from ..training.distances import distance_of
+from ..training.solver_methods import METHODS
+from ..training.solver_trainer import SolverConfig, SolverTrainer
+from ..training.teacher import TeacherData, TeacherSpec, generate_teacher
+from .figures import image_grid
+from .frechet import frechet_distance, moments
+from .quality import classify
+from .sampling import fashion_reference, labels_of
+from .training_figure import training_figure
+
+SHOWN = 64
+TEACHER_SEED = 20_000  # apart from the seeds that figures are measured with
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: of which plan, by which method.
+
+    ``solver``, ``options`` and ``grid`` make the plan that it starts from; ``changes`` are settings of
+    :class:`SolverConfig` that replace the method's.
+    """
+
+    model: str
+    steps: int
+    method: str
+    solver: str = "dpmpp"
+    options: dict[str, Any] = field(default_factory=lambda: {"order": 3})
+    grid: str | None = None
+    guidance: float = 1.0
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def plan(self, denoiser: Denoiser) -> Plan:
+        """The plan before training; ValueError for fewer steps than the solver's order."""
+        order = self.options.get("order", 1)
+        if isinstance(order, int) and self.steps < order:
+            raise ValueError(
+                f"{self.solver} of order {order} needs at least {order} steps to show it, got {self.steps}; "
+                f"take more steps or a lower order (-o order={max(1, self.steps)})"
+            )
+        make = solvers.from_name(self.solver)
+        return make(denoiser.schedule, self.steps, grid=self.grid, prediction=denoiser.prediction, **self.options)
+
+    def config(self) -> SolverConfig:
+        """The method's settings with the changes."""
+        method = look_up("method", self.method, METHODS)
+        settings = {**method.settings, **{k: v for k, v in self.changes.items() if v is not None}}
+        known = {f.name: f for f in dataclasses.fields(SolverConfig)}
+        for key in settings:
+            look_up("setting of the training", key, known)
+        return SolverConfig(**settings)
+
+
+def teacher_plan(denoiser: Denoiser, spec: TeacherSpec) -> Plan:
+    """The teacher's plan."""
+    make = solvers.from_name(spec.solver)
+    return make(denoiser.schedule, spec.steps, prediction=denoiser.prediction, **spec.options)
+
+
+def teacher_spec(
+    model: str, denoiser: Denoiser, count: int, *, solver: str = "unipc", steps: int = 20, seed: int = TEACHER_SEED,
+    options: dict | None = None, shard: int = 250,
+) -> TeacherSpec:  # fmt: skip
+    """What teacher data of a model of the zoo are to be."""
+    schedule = [denoiser.schedule.name, denoiser.schedule.parameters]
+    guidance = float(denoiser.guidance)
+    return TeacherSpec(model, solver, steps, count, seed, guidance, shard, dict(options or {}), schedule)
+
+
+def make_teacher(folder: Path, denoiser: Denoiser, spec: TeacherSpec, *, rank=0, ranks=1, progress=lambda _: None):
+    """Makes the shards of teacher data that are missing or damaged; returns their numbers."""
+    plan, model = teacher_plan(denoiser, spec), denoiser.model
+    device = next(model.parameters()).device
+
+    def sample(noise: torch.Tensor, indices: range):
+        labels = labels_of(indices, list(range(model.classes)))
+        return plan.sample(denoiser, noise.to(device), label=labels.to(device)), labels
+
+    shape = (model.channels, model.size, model.size)
+    return generate_teacher(folder, spec, sample, shape, rank=rank, ranks=ranks, progress=progress)
+
+
+def make_trainer(
+    job: Job,
+    denoiser: Denoiser,
+    data: TeacherData,
+    folder: Path,
+    *,
+    held_out: int = 200,
+    discriminator: torch.nn.Module | None = None,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+    start: dict[str, torch.Tensor] | None = None,
+) -> SolverTrainer:
+    """The trainer of a job; ``data`` on the device of the denoiser. ``start`` are parameters to begin with."""
+    config, device = job.config(), data.noise.device
+    train, held = data.split(held_out)
+    trainable = TrainablePlan(job.plan(denoiser))
+    if start is not None:
+        trainable.load_state_dict(start)
+    features = None
+    if config.objective == "features":
+        features = fashion_reference()[0].to(device).features
+    if config.adversarial and discriminator is None:
+        torch.manual_seed(config.seed)
+        discriminator = Discriminator(denoiser.model.channels, classes=denoiser.model.classes)
+    if discriminator is not None:
+        discriminator = discriminator.to(device)
+    validate = feature_validation(denoiser, held) if config.adversarial else None
+    distance = distance_of(config.objective, device, features, config.pixels)
+    return SolverTrainer(
+        trainable, denoiser, train, held, distance, config, folder,
+        discriminator=discriminator, validate=validate, report=report,
+    )  # fmt: skip
+
+
+def feature_validation(denoiser: Denoiser, held: TeacherData) -> Callable[[torch.nn.Module], float]:
+    """The Fréchet distance of a plan's samples to the teacher's from the same noise, in the classifier's features."""
+    classifier, _ = fashion_reference()
+    classifier = classifier.to(held.noise.device)
+    wanted = moments(classify(classifier, held.samples)[0])
+
+    @torch.no_grad()
+    def validate(plan: torch.nn.Module) -> float:
+        parts = zip(held.noise.split(250), held.labels.split(250), strict=True)
+        samples = torch.cat([plan(denoiser, noise, label=label) for noise, label in parts])
+        if not torch.isfinite(samples).all():
+            return float("nan")
+        return frechet_distance(classify(classifier, samples)[0], wanted)
+
+    return validate
+
+
+CHOSEN = ("gits", "dmn")
+"""Methods that choose times and train nothing."""
+
+
+def with_chosen_times(job: Job, denoiser: Denoiser, samples: int = 64) -> Plan:
+    """The job's solver on the times that ``gits`` or ``dmn`` choose."""
+    start = job.plan(denoiser)
+    if job.method == "dmn":
+        times = solvers.dmn_times(start)
+    else:
+        model = denoiser.model
+        device = next(model.parameters()).device
+        noise = sample_noise(TEACHER_SEED, range(samples), (model.channels, model.size, model.size)).to(device)
+        label = labels_of(range(samples), list(range(model.classes))).to(device)
+        times = solvers.gits_times(
+            denoiser, denoiser.schedule, job.steps, noise, grid=job.grid, prediction=denoiser.prediction, label=label
+        )
+    return solvers.from_name(job.solver)(denoiser.schedule, times=times, prediction=denoiser.prediction, **job.options)
+
+
+def write_result(job: Job, trainer: SolverTrainer, folder: Path, figures: dict[str, Any], teacher: TeacherSpec) -> Plan:
+    """Writes plan.json, card.json and figure.png of the best plan; returns it."""
+    plan = trainer.best.plan(job.method, method=job.method, model=job.model)
+    plan.save(folder / "plan.json")
+    facts = card(job, trainer, figures, teacher)
+    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(folder / "card.json", lambda path: path.write_text(text))
+    training_figure(folder / "figure.png", trainer.trainable.origin, plan, trainer.validations)
+    return plan
+
+
+def card(job: Job, trainer: SolverTrainer, figures: dict[str, Any], teacher: TeacherSpec) -> dict[str, Any]:
+    """What is known of a trained plan."""
+    device = trainer.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    return {
+        "name": f"{job.method}-{job.steps}",
+        "model": job.model,
+        "method": job.method,
+        "paper": METHODS[job.method].paper,
+        "starts from": {"solver": job.solver, "options": job.options, "grid": job.grid or "uniform"},
+        "numbers": sum(p.numel() for p in trainer.learned),
+        "teacher": dataclasses.asdict(teacher),
+        "training": {
+            "config": dataclasses.asdict(trainer.config),
+            "steps": trainer.step,
+            "best step": trainer.best_step,
+            "seconds": round(trainer.seconds, 1),
+            "machine": f"{platform.machine()}, {name}, torch {torch.__version__}",
+            "pyaccel": __version__,
+        },
+        "validation": {
+            "samples": len(trainer.held_out),
+            "start": trainer.validations[0][1],
+            "best": trainer.best_score,
+        },
+        "figures": figures,
+    }
+
+
+def tune(
+    job: Job,
+    folder: Path,
+    data: TeacherData,
+    spec: TeacherSpec,
+    denoiser: Denoiser,
+    *,
+    seconds: float | None = None,
+    held_out: int = 200,
+    discriminator: torch.nn.Module | None = None,
+    progress: bool = True,
+) -> tuple[SolverTrainer, Plan]:
+    """Trains a job in ``folder`` and writes its results; a run that was stopped goes on from its checkpoint.
+
+    Logs for TensorBoard go to ``folder/logs`` where it is installed; a grid of samples is drawn at each checkpoint.
+    """
+    writer = _writer(folder / "logs")
+
+    def report(step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    trainer = make_trainer(
+        job, denoiser, data, folder, held_out=held_out, discriminator=discriminator,
+        report=None if writer is None else report,
+    )  # fmt: skip
+
+    def pictures(trainer: SolverTrainer) -> None:
+        held = trainer.held_out.head(SHOWN)
+        with torch.no_grad():
+            samples = trainer.ema(denoiser, held.noise, label=held.labels)
+        image_grid(folder / "samples" / f"step-{trainer.step:06d}.png", samples)
+
+    trainer.fit(progress=progress, callback=pictures, seconds=seconds)
+    figures = {"rmse to the teacher, held out": round(_rmse_of_best(trainer), 5)}
+    plan = write_result(job, trainer, folder, figures, spec)
+    if writer is not None:
+        writer.close()
+    return trainer, plan
+
+
+def _rmse_of_best(trainer: SolverTrainer) -> float:
+    return trainer.validation_rmse(trainer.best)
+
+
+def _writer(folder: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))
+
+
+def zoo_denoiser(model: str, device: str, guidance: float = 1.0, dtype: torch.dtype = torch.float32) -> Denoiser:
+    """A model of the zoo on a device; ValueError for one that is not there."""
+    try:
+        at = torch.device(device)
+        torch.empty(0, device=at)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    return zoo.load(model, guidance=guidance, dtype=dtype, device=at)

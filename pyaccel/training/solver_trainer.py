@@ -1,0 +1,405 @@
+"""The training of a solver: GS, GAS and LD3 are one loop with other losses and other parameters.
+
+The networks are frozen; a few dozen numbers are learned. Each step is split in two: what is on the device goes from the
+table of coefficients to the loss and the gradient of the table; the rest, from the parameters to the table, is float64
+on the CPU and takes a millisecond. So one small tensor goes to the device in a step and one comes back; what is between
+them is on a GPU one launch (graphs.py).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .adversarial import check_discriminator, discriminator_loss, relativistic_generator_loss
+from .checkpoints import flatten, load_tensors, save_tensors, unflatten
+from .distances import Distance
+from .graphs import Graphed
+from .loop import Loop, refuse_other_settings
+from .teacher import TeacherData
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """What decides the result of a solver's training beside the models and the data.
+
+    ``adversarial`` is the weight of the relativistic loss, 0 for none; ``gamma`` is that of R1 and R2 (over 2);
+    ``ball`` the radius of LD3's ball around the noise, in units of its norm, 0 for none; ``ball_rate`` the step of the
+    noise within it. With ``alternate`` above 0 coefficients and times are trained in turn, so many steps each.
+    ``checkpoint`` makes model calls again in the backward pass instead of keeping their activations.
+    ``objective`` is the name of the distance and ``pixels`` the weight of pixels in that of features, for the record.
+    """
+
+    steps: int = 2000
+    batch_size: int = 24
+    learning_rate: float = 5e-3
+    ema: float = 0.999
+    clip: float = 1.0
+    warmup: int = 20
+    objective: str = "l2"
+    pixels: float = 3.0
+    adversarial: float = 0.0
+    gamma: float = 0.2
+    discriminator_rate: float = 2e-4
+    ball: float = 0.0
+    ball_rate: float = 1.0
+    alternate: int = 0
+    learn: tuple[str, ...] = ("times", "shifts", "coefficients", "states")
+    validate_every: int = 100
+    checkpoint: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.steps < 1 or self.batch_size < 1 or self.validate_every < 1:
+            raise ValueError(
+                f"training needs steps, batch_size and validate_every of at least 1, got {self.steps}, "
+                f"{self.batch_size} and {self.validate_every}"
+            )
+        if min(self.learning_rate, self.discriminator_rate) <= 0 or min(self.adversarial, self.gamma, self.ball) < 0:
+            raise ValueError("learning rates must be above 0, and weights, gamma and the ball's radius not below it")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then a cosine to a hundredth at the last step."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        share = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * (0.505 + 0.495 * math.cos(math.pi * min(1.0, share)))
+
+
+class SolverTrainer(Loop):
+    """Trains ``trainable`` (a :class:`pyaccel.solvers.TrainablePlan`) to lead from noise to the teacher's samples.
+
+    Args:
+        trainable: the plan with parameters; ``ema`` is an average of it over the steps.
+        denoiser: a :class:`pyaccel.Denoiser` on the device of the data, its parameters without gradients.
+        data, held_out: teacher samples to train on and to validate with, on one device.
+        distance: of samples to targets, per sample.
+        discriminator: for ``config.adversarial`` above 0.
+        validate: ``(plan) -> float`` of the EMA's plan, smaller is better; by default the RMSE on ``held_out``.
+        graph: on a GPU, launch the steps as CUDA graphs.
+        report: called with (step, {name: value}) at each validation, for logs.
+
+    The best plan by validation, among the EMA's from the start on, is :attr:`best`. A checkpoint holds everything, and
+    a run that goes on from it comes to the same bits.
+    """
+
+    look_every = 25
+
+    def __init__(
+        self,
+        trainable,
+        denoiser,
+        data: TeacherData,
+        held_out: TeacherData,
+        distance: Distance,
+        config: SolverConfig,
+        folder: Path,
+        *,
+        discriminator: nn.Module | None = None,
+        validate: Callable[[nn.Module], float] | None = None,
+        report: Callable[[int, dict[str, float]], None] | None = None,
+        checkpoint_seconds: float = 60.0,
+        graph: bool = True,
+    ):
+        super().__init__(config.steps, folder, checkpoint_seconds)
+        self.trainable, self.denoiser, self.data, self.held_out = trainable, denoiser, data, held_out
+        self.distance, self.config, self.report, self.graph = distance, config, report, graph
+        self.device = data.noise.device
+        trainable.learn(config.learn)
+        self.ema = copy.deepcopy(trainable).requires_grad_(False)
+        self.learned = [p for p in trainable.parameters() if p.requires_grad and p.numel()]
+        if not self.learned:
+            raise ValueError(f"there is nothing to learn: this plan has no {', '.join(config.learn)}")
+        self.optimizer = torch.optim.Adam(self.learned, lr=config.learning_rate)
+        self.discriminator, self.discriminator_optimizer = None, None
+        if config.adversarial > 0:
+            self._use(discriminator)
+        self.offsets = torch.zeros_like(data.noise) if config.ball else None
+        self.validate = validate or self.validation_rmse
+        self.validations: list[tuple[int, float]] = []
+        self.best, self.best_score, self.best_step = copy.deepcopy(self.ema), math.inf, -1
+        self._check_data()
+        self._record()
+
+    def _record(self) -> None:
+        """On a GPU what is done there becomes two graphs; anew where tensors that they read have been replaced."""
+        self._solver_part, self._discriminator_part = self._differentiated, self._train_discriminator
+        if self.graph and self.device.type == "cuda" and not self.config.checkpoint:
+            self._solver_part = Graphed(self._differentiated)
+            if self.discriminator is not None:
+                state = list(self._of_discriminator().values())
+                before = [t.clone() for t in state]
+
+                def restore() -> None:
+                    # A step that was not there before has made new tensors: zeros.
+                    now = self._of_discriminator().values()
+                    with torch.no_grad():
+                        for t in now:
+                            t.zero_()
+                        for t, was in zip(state, before, strict=True):
+                            t.copy_(was)
+
+                self._discriminator_part = Graphed(self._train_discriminator, restore)
+
+    def _of_discriminator(self) -> dict[str, Tensor]:
+        tensors = dict(self.discriminator.named_parameters()) | dict(self.discriminator.named_buffers())
+        for i, values in self.discriminator_optimizer.state_dict()["state"].items():
+            tensors |= flatten(f"optimizer/{i}", values)
+        return tensors
+
+    def _use(self, discriminator: nn.Module | None) -> None:
+        if discriminator is None:
+            raise ValueError("an adversarial weight needs a discriminator")
+        config, first = self.config, self.data.head(2)
+        check_discriminator(discriminator, first.samples, {"label": first.labels})
+        self.discriminator = discriminator
+        self.discriminator_optimizer = torch.optim.Adam(
+            discriminator.parameters(), lr=config.discriminator_rate, betas=(0.0, 0.99), eps=1e-8,
+            capturable=self.device.type == "cuda",
+        )  # fmt: skip
+
+    def _check_data(self) -> None:
+        """A teacher's sample that is not finite would spoil everything later, and nobody would know which it was."""
+        for data in (self.data, self.held_out):
+            bad = ~torch.isfinite(data.samples.flatten(1).sum(1))
+            if bad.any():
+                raise ValueError(
+                    f"the teacher's sample {data.first + int(bad.nonzero()[0])} has NaN or infinite values"
+                )
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def train_step(self) -> Tensor:
+        """One step of the solver and, with an adversary, one of the discriminator; returns the solver's loss."""
+        config, step = self.config, self.step
+        index = self.data.indices(step, config.batch_size, config.seed).to(self.device, non_blocking=True)
+        noise, label, target = self.data.noise[index], self.data.labels[index], self.data.samples[index]
+        rate = config.learning_rate_at(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        table = self.trainable.table_for(self.denoiser)
+        self._layout = table
+        numbers = table.numbers.detach().to(self.device, non_blocking=True)
+        offset = None if self.offsets is None else self.offsets[index]
+        moved = noise if offset is None else noise + offset
+        loss, gradient, by_noise, fake = self._solver_part(numbers, moved, label, target)
+        if offset is not None:
+            self._move_offsets(index, offset, by_noise, noise)
+        if self.discriminator is not None:
+            self._discriminator_part(target, fake, label)
+        loss = loss.clone()  # a graph's result is overwritten in the next step
+        self.optimizer.zero_grad(set_to_none=True)
+        table.numbers.backward(gradient.to(table.numbers.device))
+        if config.alternate:
+            self._only_one_kind(step // config.alternate % 2)
+        nn.utils.clip_grad_norm_(self.learned, config.clip, foreach=False)
+        self.optimizer.step()
+        self._update_ema()
+        self.step += 1
+        return loss
+
+    def _differentiated(self, numbers: Tensor, noise: Tensor, label: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """(loss, its gradients by the numbers of the table and, for a ball, by the noise, the samples)."""
+        numbers = numbers.detach().requires_grad_()
+        inputs = [numbers]
+        if self.offsets is not None:
+            noise = noise.detach().requires_grad_()
+            inputs.append(noise)
+        loss, fake = self._loss(dataclasses.replace(self._layout, numbers=numbers), noise, label, target)
+        gradients = torch.autograd.grad(loss, inputs)
+        return loss.detach(), gradients[0], gradients[-1], fake
+
+    def _loss(self, table, noise: Tensor, label: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """(the loss, the samples without their graph)."""
+        fake = self.trainable.run(table, self.denoiser, noise, self.config.checkpoint, {"label": label})
+        loss = self.distance(fake, target).mean()
+        if self.discriminator is not None:
+            with torch.no_grad():
+                of_real = self.discriminator(target, label=label)
+            adversarial = relativistic_generator_loss(of_real, self.discriminator(fake, label=label))
+            loss = loss + self.config.adversarial * adversarial
+        return loss, fake.detach()
+
+    def _train_discriminator(self, real: Tensor, fake: Tensor, label: Tensor) -> tuple[Tensor, ...]:
+        loss = discriminator_loss(self.discriminator, real, fake, self.config.gamma, {"label": label})
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.discriminator_optimizer.step()
+        return (loss.detach(),)
+
+    def _only_one_kind(self, times: int) -> None:
+        """Gradients of the coefficients alone, or of the times alone."""
+        plan = self.trainable
+        for p in (plan.coefficients, plan.states) if times else (plan.time_logits, plan.time_shifts):
+            p.grad = None
+
+    def _move_offsets(self, index: Tensor, offset: Tensor, gradient: Tensor, noise: Tensor) -> None:
+        """LD3's soft ball (arXiv 2405.15506): the noise may move to where the student does better, a little way.
+
+        A step down the gradient, of ``ball_rate`` radii, and back to within the radius around where it began.
+        """
+
+        def norm(x: Tensor) -> Tensor:
+            return x.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, *[1] * (x.dim() - 1))
+
+        radius = self.config.ball * norm(noise)
+        moved = offset - self.config.ball_rate * radius * gradient / norm(gradient)
+        self.offsets[index] = moved * (radius / norm(moved)).clamp_max(1.0)
+
+    def _update_ema(self) -> None:
+        rate = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for average, p in zip(self.ema.parameters(), self.trainable.parameters(), strict=True):
+                average.lerp_(p.detach(), 1 - rate)
+
+    # -- validation ---------------------------------------------------------------------------------------------------
+
+    def after_step(self) -> None:
+        """Validation, now and then and at the end."""
+        if self.step % self.config.validate_every == 0 or self.step == self.total:
+            self.validation()
+
+    def validation(self) -> float:
+        """Scores the EMA's plan and keeps the best one."""
+        score = float(self.validate(self.ema))
+        if not math.isfinite(score):
+            self.diverged(score)
+        self.validations.append((self.step, score))
+        if score < self.best_score:
+            self.best_score, self.best_step = score, self.step
+            self.best.load_state_dict(self.ema.state_dict())
+        if self.report is not None:
+            loss = self.history[-1][1] if self.history else math.nan
+            self.report(self.step, {"validation": score, "loss": loss, "best": self.best_score})
+        return score
+
+    @torch.no_grad()
+    def validation_rmse(self, plan: nn.Module) -> float:
+        """√ mean (sample − teacher's)² over the samples held out."""
+        total, data, batch = torch.zeros((), device=self.device), self.held_out, max(256, self.config.batch_size)
+        for i in range(0, len(data), batch):
+            samples = plan(self.denoiser, data.noise[i : i + batch], label=data.labels[i : i + batch])
+            total += (samples - data.samples[i : i + batch]).square().sum()
+        return math.sqrt(float(total) / data.samples.numel())
+
+    def note(self, value: float) -> str:
+        """The loss and the best validation."""
+        best = f", best {self.best_score:.4f} at {self.best_step}" if self.best_step >= 0 else ""
+        return f"loss {value:.5f}{best}"
+
+    def diverged(self, value: float) -> None:
+        """Goes back to the last checkpoint, or to the start, and finds the sample; raises FloatingPointError."""
+        reached = self.step
+        if self.checkpoint.exists():
+            self.load()
+        else:
+            self._begin_again()
+        good = self.step
+        state = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        culprit = self._first_bad(reached)
+        self._set(state)
+        self.step = good
+        where = f"the checkpoint of step {good} is whole" if self.checkpoint.exists() else "no checkpoint was written"
+        raise FloatingPointError(
+            f"the loss became {value} by step {reached}{culprit}; {where}; try a lower learning rate than "
+            f"{self.config.learning_rate}"
+        )
+
+    def _first_bad(self, reached: int) -> str:
+        """Which sample it was, from steps made again one by one."""
+        while self.step < reached:
+            index = self.data.indices(self.step, self.config.batch_size, self.config.seed)
+            with torch.no_grad():
+                chosen = index.to(self.device)
+                fake = self.trainable(self.denoiser, self.data.noise[chosen], label=self.data.labels[chosen])
+                bad = ~torch.isfinite(self.distance(fake, self.data.samples[chosen]))
+            if bad.any():
+                sample = self.data.first + int(index[int(bad.nonzero()[0])])
+                return f", first at step {self.step + 1} with the teacher's sample {sample}"
+            self.train_step()
+        return ""
+
+    def _begin_again(self) -> None:
+        self._set(self._initial)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = flatten("plan", self.trainable.state_dict()) | flatten("ema", self.ema.state_dict())
+        tensors |= flatten("best", self.best.state_dict())
+        optimizers = {"optimizer": self.optimizer}
+        if self.discriminator is not None:
+            tensors |= flatten("discriminator", self.discriminator.state_dict())
+            optimizers["discriminator_optimizer"] = self.discriminator_optimizer
+        for name, optimizer in optimizers.items():
+            for i, values in optimizer.state_dict()["state"].items():
+                tensors |= flatten(f"{name}/{i}", values)
+        if self.offsets is not None:
+            tensors["offsets"] = self.offsets
+        return tensors
+
+    def _set(self, tensors: dict[str, Tensor]) -> None:
+        for name, module in (("plan", self.trainable), ("ema", self.ema), ("best", self.best)):
+            module.load_state_dict(unflatten(name, tensors))
+        optimizers = {"optimizer": self.optimizer}
+        if self.discriminator is not None:
+            self.discriminator.load_state_dict(unflatten("discriminator", tensors))
+            optimizers["discriminator_optimizer"] = self.discriminator_optimizer
+        for name, optimizer in optimizers.items():
+            state = optimizer.state_dict()
+            count = len(state["param_groups"][0]["params"])
+            found = {i: unflatten(f"{name}/{i}", tensors) for i in range(count)}
+            optimizer.load_state_dict({**state, "state": {i: v for i, v in found.items() if v}})
+        if self.offsets is not None:
+            self.offsets.copy_(tensors["offsets"])
+        self._record()
+
+    def fit(self, *arguments, **options) -> bool:
+        """See :meth:`Loop.fit`. The start is validated too: training must not end with less."""
+        self._initial = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        if not self.checkpoint.exists() and self.step == 0:
+            self.validation()
+        return super().fit(*arguments, **options)
+
+    def save(self) -> None:
+        """Writes the whole state to :attr:`checkpoint`, atomically."""
+        facts = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "config": self._settings(),
+            "history": self.history,
+            "validations": self.validations,
+            "best": [self.best_score, self.best_step],
+        }
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in self._tensors().items()}
+        save_tensors(self.checkpoint, tensors, {"solver trainer": json.dumps(facts)})
+
+    def load(self) -> None:
+        """Goes on from :attr:`checkpoint`; ValueError when it was made with other settings."""
+        tensors, metadata = load_tensors(self.checkpoint)
+        if "solver trainer" not in metadata:
+            raise ValueError(f"{self.checkpoint} is no checkpoint of a solver's training; use another --out")
+        facts = json.loads(metadata["solver trainer"])
+        refuse_other_settings(self.checkpoint, facts["config"], self._settings())
+        self._set(tensors)
+        self.step, self.seconds = facts["step"], facts["seconds"]
+        self.history, self.validations = ([tuple(row) for row in facts[key]] for key in ("history", "validations"))
+        self.best_score, self.best_step = facts["best"]
+
+    def _settings(self) -> dict:
+        settings = dataclasses.asdict(self.config)
+        origin = self.trainable.origin
+        return {
+            **settings,
+            "learn": list(settings["learn"]),
+            "plan": f"{origin.solver} {json.dumps(origin.options, default=str)} {list(origin.times)}",
+            "samples": [len(self.data), len(self.held_out)],
+        }

@@ -1,0 +1,193 @@
+"""Teacher data: samples of a good solver with the seeds of their noise, in shards that are checked and can be resumed.
+
+A folder holds ``teacher.json``, which says how the samples were made, and shards ``00000.safetensors``, ... with
+``samples`` [n, ...] float32 and ``labels`` [n]; the noise of sample i follows from the seed and i
+(:func:`pyaccel.seeding.sample_noise`) and is not stored. Each shard carries a checksum of its tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..files import write_atomically
+from ..seeding import sample_noise, step_generator
+from .checkpoints import load_tensors, save_tensors
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """How teacher data are made; equal specs give equal data."""
+
+    model: str
+    solver: str
+    steps: int
+    count: int
+    seed: int
+    guidance: float = 1.0
+    shard: int = 250
+    options: dict[str, Any] = field(default_factory=dict)
+    schedule: list = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.count < 1 or self.shard < 1:
+            raise ValueError(f"teacher data need count >= 1 and shard >= 1, got {self.count} and {self.shard}")
+
+    def shards(self) -> list[range]:
+        """The samples of each shard."""
+        return [range(i, min(self.count, i + self.shard)) for i in range(0, self.count, self.shard)]
+
+
+@dataclass(frozen=True)
+class TeacherData:
+    """``noise`` and ``samples`` [N, ...] float32, ``labels`` [N]; ``first`` is the number of the first one."""
+
+    noise: torch.Tensor
+    labels: torch.Tensor
+    samples: torch.Tensor
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.noise)
+
+    def split(self, held_out: int) -> tuple[TeacherData, TeacherData]:
+        """All but the last ``held_out`` samples, and these."""
+        if not 0 < held_out < len(self):
+            raise ValueError(f"{held_out} of {len(self)} samples cannot be held out; make more with pyaccel teacher")
+        at = len(self) - held_out
+        parts = [(t[:at], t[at:]) for t in (self.noise, self.labels, self.samples)]
+        return (
+            TeacherData(*(part for part, _ in parts), self.first),
+            TeacherData(*(part for _, part in parts), self.first + at),
+        )
+
+    def head(self, count: int) -> TeacherData:
+        """The first ``count`` samples."""
+        return TeacherData(self.noise[:count], self.labels[:count], self.samples[:count], self.first)
+
+    def to(self, device) -> TeacherData:
+        """The same data there."""
+        return TeacherData(*(t.to(device) for t in (self.noise, self.labels, self.samples)), self.first)
+
+    def indices(self, step: int, size: int, seed: int) -> torch.Tensor:
+        """Batch ``step`` as indices [size]: every sample comes once an epoch, in an order of seed and epoch alone."""
+        if size > len(self):
+            raise ValueError(f"a batch of {size} was asked for, but there are only {len(self)} teacher samples")
+        epoch, place = divmod(step, len(self) // size)
+        order = torch.randperm(len(self), generator=step_generator(seed, epoch, stream=3))
+        return order[place * size : (place + 1) * size]
+
+
+def shard_path(folder: str | os.PathLike, number: int) -> Path:
+    """The file of a shard."""
+    return Path(folder) / f"{number:05d}.safetensors"
+
+
+def generate_teacher(
+    folder: str | os.PathLike,
+    spec: TeacherSpec,
+    sample: Callable[[torch.Tensor, range], tuple[torch.Tensor, torch.Tensor]],
+    shape: tuple[int, ...],
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[int]:
+    """Makes the shards that are missing or damaged and returns their numbers.
+
+    ``sample(noise, indices)`` gives (samples, labels). With ``ranks`` each makes every ``ranks``-th shard. Raises
+    ValueError for a folder that holds data of another spec.
+    """
+    folder, path = Path(folder), Path(folder) / "teacher.json"
+    known = {"kind": "pyaccel teacher data", "schema": SCHEMA, **asdict(spec)}
+    if path.exists():
+        there = read_spec(folder)
+        if there != spec:
+            changed = [f"{k}: {v!r} there, {asdict(spec)[k]!r} now" for k, v in asdict(there).items() if v != known[k]]
+            raise ValueError(f"{folder} holds teacher data made otherwise ({'; '.join(changed)}); use another --out")
+    else:
+        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(known, indent=1)))
+    made = []
+    for number, indices in list(enumerate(spec.shards()))[rank::ranks]:
+        if _fault(folder, number, len(indices)) == "":
+            progress(len(indices))
+            continue
+        samples, labels = sample(sample_noise(spec.seed, indices, shape), indices)
+        tensors = {"samples": samples.float().cpu().contiguous(), "labels": labels.cpu()}
+        if not torch.isfinite(tensors["samples"]).all():
+            raise FloatingPointError(f"the teacher's samples of shard {number} have NaN or infinite values")
+        save_tensors(shard_path(folder, number), tensors, {"checksum": _checksum(tensors)})
+        made.append(number)
+        progress(len(indices))
+    return made
+
+
+def read_spec(folder: str | os.PathLike) -> TeacherSpec:
+    """How the data of a folder were made; ValueError where it holds none."""
+    path = Path(folder) / "teacher.json"
+    try:
+        facts = json.loads(path.read_text())
+        if facts.pop("kind") != "pyaccel teacher data" or facts.pop("schema") != SCHEMA:
+            raise ValueError
+        return TeacherSpec(**facts)
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no teacher data; make them: pyaccel teacher --out {folder}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged or of another version of pyaccel; use another folder") from None
+
+
+def faults(folder: str | os.PathLike) -> dict[int, str]:
+    """What is wrong with shards: their numbers, and "missing" or "damaged"."""
+    spec = read_spec(folder)
+    found = {number: _fault(folder, number, len(indices)) for number, indices in enumerate(spec.shards())}
+    return {number: fault for number, fault in found.items() if fault}
+
+
+def load_teacher(
+    folder: str | os.PathLike, *, model: str | None = None, schedule: list | None = None
+) -> tuple[TeacherData, TeacherSpec]:
+    """All samples with their noise, verified.
+
+    Raises ValueError, with the numbers of the shards, where some are missing or damaged, and where the data are of
+    another model or schedule than was asked for.
+    """
+    spec = read_spec(folder)
+    if model is not None and spec.model != model:
+        raise ValueError(f"{folder} holds teacher data of {spec.model}, and they are wanted of {model}")
+    if schedule is not None and spec.schedule != schedule:
+        raise ValueError(f"{folder} was made on the schedule {spec.schedule}, and the model is on {schedule}")
+    wrong = faults(folder)
+    if wrong:
+        listed = ", ".join(f"{shard_path('', number)} is {fault}" for number, fault in wrong.items())
+        raise ValueError(f"{folder}: {listed}; the command that made them, pyaccel teacher, makes these anew")
+    parts = [load_tensors(shard_path(folder, number))[0] for number in range(len(spec.shards()))]
+    samples, labels = (torch.cat([part[name] for part in parts]) for name in ("samples", "labels"))
+    return TeacherData(sample_noise(spec.seed, range(spec.count), tuple(samples.shape[1:])), labels, samples), spec
+
+
+def _fault(folder, number: int, count: int) -> str:
+    try:
+        tensors, metadata = load_tensors(shard_path(folder, number))
+    except FileNotFoundError:
+        return "missing"
+    except ValueError:
+        return "damaged"
+    whole = set(tensors) == {"samples", "labels"} and len(tensors["samples"]) == count
+    return "" if whole and metadata.get("checksum") == _checksum(tensors) else "damaged"
+
+
+def _checksum(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
