@@ -12,7 +12,7 @@ PYACCEL_HD int64_t approach_vectors(Approach<float> approach, const P* theta, E*
                                     bool ahead) {
   constexpr int step = U * Vec::width;
   for (; i + step <= count; i += step) {
-    if (ahead) {
+    if (ahead && sizeof(P) + sizeof(E) < 8) {  // float32 alone is as fast without
       prefetch<step * sizeof(P)>(reinterpret_cast<const char*>(theta + i) + kAhead);
       prefetch<step * sizeof(E)>(reinterpret_cast<const char*>(e + i) + kAhead);
     }
