@@ -30,7 +30,8 @@ bench: $(VENV)/.with-bench,triton ## runs the benchmarks against their peers and
 
 gpu: $(VENV)/.with-test ## on a machine with a GPU: all tests, compute-sanitizer, benchmarks to benchmarks/results/
 	$(BIN)/python benchmarks/gpu.py --check
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest tests/gpu -v  # by name: so an interrupted run has said what failed
+	$(BIN)/pytest --ignore tests/gpu $(ARGS)
 	@# Only some kernels share memory between threads, and only those can race.
 	@if command -v compute-sanitizer >/dev/null; then \
 	  set -ex; \
