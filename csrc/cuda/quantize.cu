@@ -138,19 +138,18 @@ __global__ void __launch_bounds__(kThreads, Held == 2 ? 4 : 2) quantize_held(con
     const void* const from = element(x_dtype, job.of.x, first);
     const void* const less = element(minus_dtype, job.of.minus, first);
     void* const codes = element(job.of.code_dtype, job.of.codes, first);
-    constexpr int together = Held < kTogether ? Held : kTogether;
     float v[Held][V];
     uint32_t biggest = 0;
 #pragma unroll
-    for (int begin = 0; begin < Held; begin += together) {
-      Raw<float, V, false> x[together], minus[together];
+    for (int begin = 0; begin < Held; begin += kTogether) {
+      Raw<float, V, false> x[kTogether], minus[kTogether];
 #pragma unroll
-      for (int u = 0; u < together; ++u) {
+      for (int u = 0; u < kTogether; ++u) {
         x[u] = fetch<float, V>(x_dtype, from, at(begin + u), is_there(begin + u));
         minus[u] = fetch<float, V>(minus_dtype, less, at(begin + u), less != nullptr && is_there(begin + u));
       }
 #pragma unroll
-      for (int u = 0; u < together; ++u) {
+      for (int u = 0; u < kTogether; ++u) {
         const int k = begin + u;
         if (!is_there(k)) continue;
         decode(x_dtype, x[u], [&](int e, float value) { v[k][e] = value; });
