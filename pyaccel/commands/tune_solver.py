@@ -12,7 +12,7 @@ from .options import parse_options
 
 @click.command(short_help="Train a solver: few calls with the quality of many.")
 @click.option("--model", required=True, help="A model of the zoo; see: pyaccel models.")
-@click.option("--steps", type=click.IntRange(1), required=True, help="Of the solver: its model calls.")
+@click.option("--steps", type=click.IntRange(1), required=True, help="Of the solver; most make one model call in each.")
 @click.option("--method", default="gs", show_default=True, help="gs, gas, ld3, s4s, s4s-alt, bns; gits, dmn.")
 @click.option("--objective", help="l1, l2, pseudo-huber, psnr, lpips or features; default: the method's, mostly l2.")
 @click.option("--solver", default="dpmpp", show_default=True, help="That it starts from; see: pyaccel solvers.")
@@ -99,7 +99,11 @@ def tune_solver(
         spec = teacher_spec(model, denoiser, count)
         with progress_bar("teacher data", count, progress) as bar:
             make_teacher(teacher, denoiser, spec, progress=bar.advance)
-    data, spec = load_teacher(teacher, model=model, schedule=[denoiser.schedule.name, denoiser.schedule.parameters])
+    schedule = [denoiser.schedule.name, denoiser.schedule.parameters]
+    data, spec = load_teacher(teacher, model=model, schedule=schedule, guidance=float(guidance))
+    asked = click.get_current_context().get_parameter_source("count") is click.core.ParameterSource.COMMANDLINE
+    if asked and len(data) < count:
+        raise ValueError(f"{teacher} holds {len(data)} samples, and --count is {count}")
     data = data.head(count).to(device)
     trainer, plan = tune(
         job, folder, data, spec, denoiser, seconds=seconds, held_out=held_out, progress=progress,
@@ -110,6 +114,7 @@ def tune_solver(
         f"{trainer.step}"
     )
     print(f"plan: {folder / 'plan.json'}, card: {folder / 'card.json'}, figure: {folder / 'figure.png'}")
-    if trainer.step < trainer.total and seconds is None:
-        print(f"stopped; the same command goes on: {folder}")
+    if trainer.step < trainer.total:
+        print(f"stopped before step {trainer.total}; the same command goes on: {folder}")
+    if trainer.stopped:
         sys.exit(130)

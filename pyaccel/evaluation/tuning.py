@@ -90,6 +90,8 @@ def teacher_spec(
 def make_teacher(folder: Path, denoiser: Denoiser, spec: TeacherSpec, *, rank=0, ranks=1, progress=lambda _: None):
     """Makes the shards of teacher data that are missing or damaged; returns their numbers."""
     plan, model = teacher_plan(denoiser, spec), denoiser.model
+    if plan.stochastic:
+        raise ValueError(f"{spec.solver} adds noise on its way; a teacher must be deterministic, such as unipc")
     device = next(model.parameters()).device
 
     def sample(noise: torch.Tensor, indices: range):
@@ -110,6 +112,7 @@ def make_trainer(
     discriminator: torch.nn.Module | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
     start: dict[str, torch.Tensor] | None = None,
+    teacher: TeacherSpec | None = None,
 ) -> SolverTrainer:
     """The trainer of a job; ``data`` on the device of the denoiser. ``start`` are parameters to begin with."""
     config, device = job.config(), data.noise.device
@@ -130,6 +133,10 @@ def make_trainer(
     return SolverTrainer(
         trainable, denoiser, train, held, distance, config, folder,
         discriminator=discriminator, validate=validate, report=report,
+        facts={
+            "model": job.model, "guidance": job.guidance, "dtype": str(denoiser.dtype),
+            "teacher": None if teacher is None else dataclasses.asdict(teacher),
+        },
     )  # fmt: skip
 
 
@@ -188,6 +195,8 @@ def card(job: Job, trainer: SolverTrainer, figures: dict[str, Any], teacher: Tea
     return {
         "name": f"{job.method}-{job.steps}",
         "model": job.model,
+        "guidance": job.guidance,
+        "dtype": str(trainer.denoiser.dtype).removeprefix("torch."),
         "method": job.method,
         "paper": METHODS[job.method].paper,
         "starts from": {"solver": job.solver, "options": job.options, "grid": job.grid or "uniform"},
@@ -234,7 +243,7 @@ def tune(
 
     trainer = make_trainer(
         job, denoiser, data, folder, held_out=held_out, discriminator=discriminator,
-        report=None if writer is None else report,
+        report=None if writer is None else report, teacher=spec,
     )  # fmt: skip
 
     def pictures(trainer: SolverTrainer) -> None:
@@ -244,6 +253,11 @@ def tune(
         image_grid(folder / "samples" / f"step-{trainer.step:06d}.png", samples)
 
     trainer.fit(progress=progress, callback=pictures, seconds=seconds)
+    if trainer.validations[-1][0] != trainer.step:  # for the result alone: a run that goes on does not know of it
+        score = float(trainer.validate(trainer.ema))
+        if score < trainer.best_score:
+            trainer.best_score, trainer.best_step = score, trainer.step
+            trainer.best.load_state_dict(trainer.ema.state_dict())
     figures = {"rmse to the teacher, held out": round(_rmse_of_best(trainer), 5)}
     plan = write_result(job, trainer, folder, figures, spec)
     if writer is not None:

@@ -59,6 +59,7 @@ class CapturedPlan:
         self.plan = dataclasses.replace(plan, tensors=tensors) if tensors else plan
         self._noise = torch.empty_like(noise, memory_format=torch.contiguous_format)
         self._conditioning = {name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in conditioning.items()}
+        self._recorded = {n: v.clone() if isinstance(v, torch.Tensor) else v for n, v in conditioning.items()}
         self._draws = _Draws(plan, self._noise)
         self._run = PlanRun(self.plan, denoiser, self._noise, self._draws)
         self._row = torch.zeros(1, dtype=torch.int64, device=noise.device)
@@ -129,7 +130,7 @@ class CapturedPlan:
         return result
 
     def _set_conditioning(self, given: dict[str, Any]) -> None:
-        for name, value in given.items():
+        for name, value in {**self._recorded, **given}.items():
             if name not in self._conditioning:
                 raise ValueError(f"{name} was not there when the plan was captured, only {sorted(self._conditioning)}")
             own = self._conditioning[name]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from .. import predictions
 from ..duals import Dual, seeds, value_of
 from ..schedules import Schedule
 from .corrections import Corrections
@@ -27,6 +28,8 @@ def dmn_times(plan: Plan, *, power: float = 1.0, iterations: int = 400, rate: fl
     Raises ValueError for a plan that is not made by a solver of ours with derivatives.
     """
     trainable = TrainablePlan(plan, form="solver")
+    if plan.steps == 1:
+        return list(plan.times)
     logits = trainable.time_logits
     optimizer = torch.optim.Adam([logits], lr=rate)
     best, lowest = list(plan.times), math.inf
@@ -57,8 +60,11 @@ def _bound(trainable: TrainablePlan, inner: list[float], power: float) -> tuple[
             for register, factor in row.reads.items():
                 for j, w in enumerate(registers[register]):
                     weights[j] = weights[j] + factor * w
-            for j, factor in enumerate(row.new):
-                weights[count + j] = weights[count + j] + factor
+            for k, (call, factor) in enumerate(zip(stage.calls, row.new, strict=True)):
+                of_x, of_x0 = predictions.convert("sample", call.form, call.alpha, call.sigma)
+                for j, w in enumerate(registers[call.input]):
+                    weights[j] = weights[j] + factor * of_x * w
+                weights[count + k] = weights[count + k] + factor * of_x0
             new[row.target] = weights
         registers |= new
         count = width

@@ -22,7 +22,7 @@ def check_run(plan: Plan, denoiser, noise: torch.Tensor) -> None:
                 f"{list(noise.shape)} has samples {list(noise.shape[1:])}"
             )
     if isinstance(denoiser, Denoiser):
-        _check_schedule(plan, denoiser)
+        check_schedule(plan, denoiser)
         if isinstance(denoiser.guidance, torch.Tensor) and len(denoiser.guidance) != len(noise):
             raise ValueError(f"guidance is given for {len(denoiser.guidance)} samples, the noise has {len(noise)}")
 
@@ -58,7 +58,7 @@ def with_batched_guidance(denoiser, batched: bool | None):
     return dataclasses.replace(denoiser, batched=batched)
 
 
-def _check_schedule(plan: Plan, denoiser: Denoiser) -> None:
+def check_schedule(plan: Plan, denoiser: Denoiser) -> None:
     """ValueError where the plan's calls are none that the denoiser's schedule knows.
 
     Values are compared, not names: a shifted flow is the same process as an unshifted one, told the same. What the

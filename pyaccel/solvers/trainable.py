@@ -15,11 +15,13 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from ..denoiser import Denoiser
 from ..duals import DerivativeLost, seeds
 from .builder import Builder, Value
 from .corrections import Corrections
 from .plan import TRAINED, Plan, Stage
 from .replay import RowsBuilder, rows_of, solver_of
+from .run_checks import check_schedule
 from .table import Table, live_table
 from .trajectory import run_table
 
@@ -116,6 +118,8 @@ class TrainablePlan(nn.Module):
 
     def table_for(self, denoiser: Callable[..., torch.Tensor]) -> Table:
         """The table for this denoiser's prediction and guidance."""
+        if isinstance(denoiser, Denoiser):
+            check_schedule(self.origin, denoiser)
         weights = tuple(getattr(denoiser, "weights", (1.0,)))
         if any(isinstance(w, torch.Tensor) for w in weights):
             raise ValueError("a TrainablePlan takes guidance as one number for all samples")

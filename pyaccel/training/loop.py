@@ -27,6 +27,7 @@ class Loop:
         self.total, self.folder, self.checkpoint_seconds = total, Path(folder), checkpoint_seconds
         self.step, self.seconds = 0, 0.0
         self.history: list[tuple[int, float]] = []
+        self.stopped = False  # whether a signal ended the last fit
 
     @property
     def checkpoint(self) -> Path:
@@ -94,6 +95,7 @@ class Loop:
                     saved = time.monotonic()
                     if callback is not None:
                         callback(self)
+            self.stopped = stop.is_set()
             self.save()
             if callback is not None:
                 callback(self)

@@ -113,10 +113,12 @@ class SolverTrainer(Loop):
         report: Callable[[int, dict[str, float]], None] | None = None,
         checkpoint_seconds: float = 60.0,
         graph: bool = True,
+        facts: dict | None = None,
     ):
         super().__init__(config.steps, folder, checkpoint_seconds)
         self.trainable, self.denoiser, self.data, self.held_out = trainable, denoiser, data, held_out
         self.distance, self.config, self.report, self.graph = distance, config, report, graph
+        self.facts = facts or {}  # what else decides the result: a checkpoint of other facts is refused
         self.device = data.noise.device
         trainable.learn(config.learn)
         self.ema = copy.deepcopy(trainable).requires_grad_(False)
@@ -322,8 +324,8 @@ class SolverTrainer(Loop):
         )
 
     def _first_bad(self, reached: int) -> str:
-        """Which sample it was, from steps made again one by one."""
-        while self.step < reached:
+        """Which sample it was, from steps made again one by one; what the last of them spoiled shows in the next."""
+        while self.step <= reached:
             index = self.data.indices(self.step, self.config.batch_size, self.config.seed)
             with torch.no_grad():
                 chosen = index.to(self.device)
@@ -337,6 +339,7 @@ class SolverTrainer(Loop):
 
     def _begin_again(self) -> None:
         self._set(self._initial)
+        self.step = self._initial_step
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -373,12 +376,16 @@ class SolverTrainer(Loop):
     def fit(self, *arguments, **options) -> bool:
         """See :meth:`Loop.fit`. The start is validated too: training must not end with less."""
         self._initial = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        self._initial_step = self.step
         if not self.checkpoint.exists() and self.step == 0:
             self.validation()
         return super().fit(*arguments, **options)
 
     def save(self) -> None:
-        """Writes the whole state to :attr:`checkpoint`, atomically."""
+        """Writes the whole state to :attr:`checkpoint`, atomically; one that is not finite is never written."""
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in self._tensors().items()}
+        if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
+            self.diverged(math.nan)
         facts = {
             "step": self.step,
             "seconds": self.seconds,
@@ -387,7 +394,6 @@ class SolverTrainer(Loop):
             "validations": self.validations,
             "best": [self.best_score, self.best_step],
         }
-        tensors = {name: tensor.detach().cpu().clone() for name, tensor in self._tensors().items()}
         save_tensors(self.checkpoint, tensors, {"solver trainer": json.dumps(facts)})
 
     def load(self) -> None:
@@ -410,4 +416,5 @@ class SolverTrainer(Loop):
             "learn": list(settings["learn"]),
             "plan": f"{origin.solver} {json.dumps(origin.options, default=str)} {list(origin.times)}",
             "samples": [len(self.data), len(self.held_out)],
+            "of": self.facts,
         }

@@ -153,18 +153,20 @@ def faults(folder: str | os.PathLike) -> dict[int, str]:
 
 
 def load_teacher(
-    folder: str | os.PathLike, *, model: str | None = None, schedule: list | None = None
+    folder: str | os.PathLike, *, model: str | None = None, schedule: list | None = None, guidance: float | None = None
 ) -> tuple[TeacherData, TeacherSpec]:
     """All samples with their noise, verified.
 
     Raises ValueError, with the numbers of the shards, where some are missing or damaged, and where the data are of
-    another model or schedule than was asked for.
+    another model, schedule or guidance than was asked for.
     """
     spec = read_spec(folder)
     if model is not None and spec.model != model:
         raise ValueError(f"{folder} holds teacher data of {spec.model}, and they are wanted of {model}")
     if schedule is not None and spec.schedule != schedule:
         raise ValueError(f"{folder} was made on the schedule {spec.schedule}, and the model is on {schedule}")
+    if guidance is not None and spec.guidance != guidance:
+        raise ValueError(f"{folder} was made with guidance {spec.guidance:g}, and the solver is to be for {guidance:g}")
     wrong = faults(folder)
     if wrong:
         listed = ", ".join(f"{shard_path('', number)} is {fault}" for number, fault in wrong.items())

@@ -89,3 +89,18 @@ def test_a_plan_is_a_whole_solver(mistake):
     common = "sample", "--model", "fashion-dit", "--out", "x.png", "--plan", "gas-4"
     mistake("--steps cannot be given beside it", *common, "--steps", 4)
     mistake("unknown plan for fashion-dit", *common[:-1], "nothing-4")
+
+
+def test_teachers_that_do_not_fit(pyaccel, tmp_path):
+    ran(pyaccel(*TEACHER))
+    for options, message in (
+        (("--guidance", 4), "was made with guidance 1, and the solver is to be for 4"),
+        (("--count", 100), "holds 24 samples, and --count is 100"),
+    ):
+        result = pyaccel(*TUNE, "--iterations", 2, "--out", "other", *options)
+        assert result.returncode == 2
+        assert message in result.stderr
+    result = pyaccel("teacher", "--model", "fashion-dit", "--solver", "euler_ancestral", "--count", 8, "--out", "noisy")
+    assert result.returncode == 2
+    assert "must be deterministic" in result.stderr
+    assert not (tmp_path / "noisy" / "teacher.json").exists()

@@ -156,6 +156,9 @@ def test_what_does_not_fit():
         return x * label[:, None] ** power
 
     run = captured(plan, labelled, noise, label=torch.ones(2), power=2)
+    recorded = run(noise)
+    assert not torch.equal(run(noise, label=torch.full((2,), 0.5)), recorded)
+    assert torch.equal(run(noise), recorded)  # what is left out is what was recorded, not what came last
     for wrong in ({"label": torch.ones(3)}, {"label": 1}, {"power": 3}):
         with pytest.raises(ValueError, match="captured as"):
             run(noise, **wrong)

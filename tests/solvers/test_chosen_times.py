@@ -32,6 +32,15 @@ def test_dmn_lowers_its_bound(schedule):
         assert slope[i] == pytest.approx(difference, rel=1e-4, abs=1e-6)
 
 
+def test_dmn_does_not_depend_on_how_a_solver_is_written():
+    """DDIM, DPM-Solver-1 and iPNDM-1 are the same solver, over predictions of x0 and of the noise."""
+    flow = schedules.flow()
+    plans = [solvers.ddim(flow, 4), solvers.dpm(flow, 4, order=1), solvers.ipndm(flow, 4, order=1)]
+    bounds = [_bound(TrainablePlan(plan, form="solver"), list(plan.times[1:-1]), 1.0)[0] for plan in plans]
+    assert bounds == pytest.approx([bounds[0]] * 3, rel=1e-3)
+    assert solvers.dmn_times(solvers.ddim(flow, 1)) == list(solvers.ddim(flow, 1).times)
+
+
 def test_gits_finds_the_cheapest_path_and_helps():
     schedule = schedules.vp_linear()
     denoiser = Denoiser(exact_denoiser(schedule, "epsilon"), schedule, "epsilon")

@@ -156,3 +156,11 @@ def test_errors():
         TrainablePlan(plan, learn=["weights"])
     with pytest.raises(ValueError, match="shape"):
         TrainablePlan(plan)(lambda x, t: x[:1], torch.randn(2, 3))
+
+
+def test_a_denoiser_of_another_schedule_is_refused():
+    plan = solvers.dpmpp(schedules.vp_linear(), 4, order=3)
+    flow = schedules.flow()
+    denoiser = Denoiser(exact_denoiser(flow, "flow"), flow, "flow")
+    with pytest.raises(ValueError, match="the plan is for the schedule"):
+        TrainablePlan(plan)(denoiser, torch.randn(2, 3))

@@ -110,6 +110,27 @@ def test_a_nan_goes_back_to_the_last_checkpoint_and_names_the_sample(tmp_path):
     assert all(torch.equal(tensor, kept[name]) for name, tensor in t._tensors().items())
 
 
+@pytest.mark.parametrize("checkpoints", [0.0, 1e9])
+def test_parameters_spoiled_by_a_nan_are_never_saved(tmp_path, checkpoints):
+    """The loss is looked at now and then only: what is saved between two looks must be whole all the same."""
+    t = trainer(tmp_path, steps=40)
+    t.checkpoint_seconds = checkpoints
+    poisoned = t.data.first + int(t.data.indices(9, 32, 0)[3])
+
+    def distance(samples, targets):
+        hit = (targets == t.data.samples[poisoned]).all(1)
+        return l2(samples, targets) * torch.where(hit & torch.tensor(t.step >= 9), float("nan"), 1.0)
+
+    t.distance = distance
+    with pytest.raises(FloatingPointError, match=rf"sample {poisoned}; "):
+        t.fit(progress=False)
+    assert all(torch.isfinite(p).all() for p in t.trainable.parameters())
+    if t.checkpoint.exists():
+        again = trainer(tmp_path, steps=40)
+        again.load()
+        assert all(torch.isfinite(p).all() for p in again.trainable.parameters())
+
+
 def test_teacher_samples_with_nan_are_refused_before_training(tmp_path):
     data = teacher(160)
     data.samples[17, 2] = float("inf")
