@@ -83,4 +83,4 @@ def distance_of(
         if features is None:
             raise ValueError("the objective features needs a network that gives features [B, D]")
         return features_of(features, pixels)
-    return look_up("objective", name, dict.fromkeys(("lpips", "features")) | DISTANCES)
+    return look_up("objective", name, DISTANCES | dict.fromkeys(("lpips", "features")))

@@ -73,7 +73,7 @@ def test_features_of_a_network():
 
 
 def test_objectives_that_are_not_there():
-    with pytest.raises(ValueError, match="there are: l1, l2"):
+    with pytest.raises(ValueError, match="there are: l1, l2, pseudo-huber, psnr, lpips, features"):
         distances.distance_of("L2")
     with pytest.raises(ValueError, match="needs a network"):
         distances.distance_of("features")
