@@ -156,6 +156,19 @@ class Denoiser:
         return ops.linear_combination(outputs, [weights])[0]
 
 
+def branches_of(denoiser: Callable[..., torch.Tensor]) -> Callable[..., list[torch.Tensor]]:
+    """Makes a call of a Denoiser, or of any other callable, and returns the output of each branch of guidance."""
+    return getattr(denoiser, "branches", None) or (lambda x, t, **conditioning: [denoiser(x, t, **conditioning)])
+
+
+def repeated(conditioning: dict[str, Any], count: int) -> dict[str, Any]:
+    """Conditioning for ``count`` batches after one another in one; what has no batch is handed on as it is."""
+    return {
+        name: torch.cat([value] * count) if isinstance(value, torch.Tensor) and value.dim() else value
+        for name, value in conditioning.items()
+    }
+
+
 def _like(name: str, without: Any, value: Any) -> Any:
     """The value without condition, like ``value`` where that is a tensor."""
     if not isinstance(value, torch.Tensor):

@@ -75,7 +75,7 @@ def bound_stages(plan: Plan, binding: Binding) -> tuple[Rows, list[BoundStage]]:
 
 
 def _bind(plan: Plan, b: Binding) -> tuple[Rows, list[BoundStage]]:
-    draws = sorted({d for row in plan.start for d in row.noise})
+    draws = plan.start_draws
     matrix = [[_value(row.new[0], plan), *_noise(row, draws)] for row in plan.start]
     start = _rows(matrix, [b.state], [b.state] * len(matrix), draws, b, [_value(row.bias, plan) for row in plan.start])
     fresh = _seen_outside(plan)

@@ -8,8 +8,6 @@ for each sample, or a model that asks which step it is in, as feature caches do)
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +17,7 @@ import torch
 from .. import ops
 from ..denoiser import Run, StepContext, announce
 from ..progress import progress_bar
-from .executor import PlanRun
+from .executor import PlanRun, finite
 from .noise import seeds_of
 from .plan import Plan
 from .run_checks import check_run
@@ -58,15 +56,18 @@ class CapturedPlan:
         tensors = {name: t.to(noise.device) for name, t in plan.tensors.items()}
         self.plan = dataclasses.replace(plan, tensors=tensors) if tensors else plan
         self._noise = torch.empty_like(noise, memory_format=torch.contiguous_format)
-        self._conditioning = {name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in conditioning.items()}
-        self._recorded = {n: v.clone() if isinstance(v, torch.Tensor) else v for n, v in conditioning.items()}
+        # What the graphs read, and what it is again where a call leaves it out.
+        self._conditioning, self._recorded = (
+            {name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in conditioning.items()}
+            for _ in range(2)
+        )
         self._draws = _Draws(plan, self._noise)
         self._run = PlanRun(self.plan, denoiser, self._noise, self._draws)
         self._row = torch.zeros(1, dtype=torch.int64, device=noise.device)
         self._running = threading.Lock()
         with torch.no_grad():
             self._noise.copy_(noise)
-            self._draws.fill(_start_draws(plan), range(len(noise)))
+            self._draws.fill(plan.start_draws, range(len(noise)))
             asked = []
             graphs.warm_up(lambda: self._rehearse(asked))
             self.shared = not asked and all(map(self._only_numbers_change, range(len(plan.stages))))
@@ -107,7 +108,7 @@ class CapturedPlan:
             self._set_conditioning(conditioning)
             seeds = seeds_of(seed, len(noise)) if self.plan.draws else []
             self._noise.copy_(noise)
-            self._draws.fill(_start_draws(self.plan), seeds)
+            self._draws.fill(self.plan.start_draws, seeds)
             self._begin()
             with progress_bar(f"sampling ({self.plan.solver})", self.plan.calls, progress) as bar:
                 for index, (stage, step) in enumerate(zip(self.plan.stages, self._steps, strict=True)):
@@ -123,7 +124,7 @@ class CapturedPlan:
             result = self._steps[-1].sample.to(noise.dtype, copy=True)
         finally:
             self._running.release()
-        if not math.isfinite(float(result.sum(dtype=torch.promote_types(result.dtype, torch.float32)))):
+        if not finite(result):
             raise FloatingPointError(
                 "the sample has NaN or infinite values; plan.sample(...) says which call gave them"
             )
@@ -189,7 +190,7 @@ class CapturedPlan:
                     ahead = self._run.update(index, self._run.call(index, before, self._conditioning))
 
             replay = graphs.record(work)
-            steps.append(_Step(replay, self._run.registers[_sample_register(self.plan, index)], ahead))
+            steps.append(_Step(replay, self._run.registers[self.plan.sample_register(index)], ahead))
         return steps
 
     def _record_kinds(self, graphs) -> list[_Step]:
@@ -214,7 +215,7 @@ class CapturedPlan:
                     )
                 )
             coefficients[kind][index] = torch.tensor(rows.coefficients, dtype=torch.float64).to(coefficients[kind])
-            sample = self._static(_sample_register(self.plan, index))
+            sample = self._static(self.plan.sample_register(index))
             steps.append(_Step(recorded[kind], sample, ahead[index + 1]))
         return steps
 
@@ -246,7 +247,7 @@ class _Draws:
     seeds = None
 
     def __init__(self, plan: Plan, like: torch.Tensor):
-        most = max([len(_start_draws(plan)), *(len(stage.draws) for stage in plan.stages)])
+        most = max([len(plan.start_draws), *(len(stage.draws) for stage in plan.stages)])
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         self._slots = [torch.zeros_like(like, dtype=dtype) for _ in range(most)]
 
@@ -256,13 +257,4 @@ class _Draws:
             slot.copy_(ops.normal(slot.shape, list(seeds), d + 1, device=slot.device, dtype=slot.dtype))
 
     def tensors(self, draws: Sequence[int]) -> list[torch.Tensor]:
-        return list(itertools.islice(self._slots, len(draws)))
-
-
-def _start_draws(plan: Plan) -> list[int]:
-    return sorted({d for row in plan.start for d in row.noise})
-
-
-def _sample_register(plan: Plan, index: int) -> int:
-    """The register that holds the sample after stage ``index``: what the next call sees, or the output."""
-    return plan.stages[index + 1].calls[0].input if index + 1 < len(plan.stages) else plan.output
+        return self._slots[: len(draws)]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from .. import ops
-from ..denoiser import Run, StepContext, announce
+from ..denoiser import Run, StepContext, announce, branches_of, repeated
 from ..progress import progress_bar
 from .binding import Binding, BoundStage, Rows, bound_stages
 from .inpainting import Kept
@@ -58,8 +58,8 @@ def run(
         once = callback is not None or isinstance(source, GivenNoise)
         first = PlanRun(plan, denoiser, noise, source, kept, image, sums=[] if once else None)
         result = first.go(callback, bar, conditioning)
-        if not _finite(result):
-            if not _finite(noise) or not (image is None or _finite(image)):
+        if not finite(result):
+            if not finite(noise) or not (image is None or finite(image)):
                 raise FloatingPointError("the noise, or the image, has NaN or infinite values")
             second = first if once else PlanRun(plan, denoiser, noise, source, kept, image, sums=[])
             if not once:
@@ -86,7 +86,7 @@ class PlanRun:
         self.plan, self.noise, self.source, self.kept, self.image, self.sums = plan, noise, source, kept, image, sums
         self.state = torch.float64 if noise.dtype == torch.float64 else torch.float32
         self.network = getattr(denoiser, "dtype", None) or noise.dtype
-        self.denoiser = denoiser
+        self.branches = branches_of(denoiser)
         weights = tuple(getattr(denoiser, "weights", (1.0,)))
         prediction = getattr(denoiser, "prediction", None) or plan.prediction
         binding = Binding(prediction, weights, self.state, self.network, len(noise), source.in_kernel)
@@ -115,7 +115,7 @@ class PlanRun:
                 kept.restore(registers, following)
                 ahead = None
             if callback is not None:
-                target = plan.output if following is None else following.calls[0].input
+                target = plan.sample_register(index)
                 replacement = callback(index, stage.t, registers[target].clone())
                 if replacement is not None:
                     registers[target] = replacement.to(self.state)
@@ -134,11 +134,6 @@ class PlanRun:
             "the sample has NaN or infinite values, and all outputs of the model are finite: the sample grew beyond "
             "all bounds, or the model gives something else each time"
         )
-
-    @functools.cached_property
-    def branches(self) -> Callable[..., list[torch.Tensor]]:
-        """Makes a call and returns the output of each branch of guidance."""
-        return getattr(self.denoiser, "branches", None) or (lambda x, t, **c: [self.denoiser(x, t, **c)])
 
     @functools.cached_property
     def times(self) -> tuple[torch.Tensor, ...]:
@@ -165,12 +160,11 @@ class PlanRun:
 
     def begin(self) -> None:
         """The start rows."""
-        start_draws = sorted({d for row in self.plan.start for d in row.noise})
         given = self.noise.to(self.state)
         if self.image is not None:
             (alpha, sigma), _ = self.plan.ends
             given = ops.linear_combination([given, self.image.to(given)], [[1.0, alpha / sigma]])[0]
-        first = self._combine(self.start, [given, *self.source.tensors(start_draws)], None, None)
+        first = self._combine(self.start, [given, *self.source.tensors(self.plan.start_draws)], None, None)
         self.registers.update(zip((row.target for row in self.plan.start), first, strict=True))
 
     def update(self, index: int, outputs: list[torch.Tensor]) -> torch.Tensor | None:
@@ -228,13 +222,10 @@ class PlanRun:
         """
         calls = self.plan.stages[index].calls
         x = torch.cat([self.registers[c.input] for c in calls]).to(self.network)
-        repeated = {
-            name: torch.cat([value] * len(calls)) if isinstance(value, torch.Tensor) and value.dim() else value
-            for name, value in conditioning.items()
-        }
+        conditioning = repeated(conditioning, len(calls))
         if calls[0].to is not None:
-            repeated["to"] = self._spread(tuple(c.to for c in calls))
-        outputs = self.branches(x, self._spread(tuple(c.model_time for c in calls)), **repeated)
+            conditioning["to"] = self._spread(tuple(c.to for c in calls))
+        outputs = self.branches(x, self._spread(tuple(c.model_time for c in calls)), **conditioning)
         if len(calls) == 1:
             return list(outputs)
         for output in outputs:
@@ -283,7 +274,8 @@ def _sum(x: torch.Tensor) -> torch.Tensor:
     return x.detach().sum(dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-def _finite(x: torch.Tensor) -> bool:
+def finite(x: torch.Tensor) -> bool:
+    """Whether all of ``x`` is; reads one number from the device."""
     return math.isfinite(float(_sum(x)))
 
 

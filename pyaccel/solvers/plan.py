@@ -148,6 +148,15 @@ class Plan:
         return bool(self.draws)
 
     @property
+    def start_draws(self) -> list[int]:
+        """The draws of noise in the start rows, sorted."""
+        return sorted({d for row in self.start for d in row.noise})
+
+    def sample_register(self, index: int) -> int:
+        """The register that holds the sample after stage ``index``: what the next call sees, or the output."""
+        return self.stages[index + 1].calls[0].input if index + 1 < len(self.stages) else self.output
+
+    @property
     def rising(self) -> bool:
         """Whether the plan leads from data to noise."""
         return self.times[-1] > self.times[0]

@@ -8,6 +8,7 @@ import torch
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from .. import ops
+from ..denoiser import branches_of, repeated
 from ..ops.inner_products import STACKED
 from .run_checks import check_noise, refuse
 from .table import Table, TableStage
@@ -28,7 +29,7 @@ def run_table(
     check_noise(noise)
     state = torch.float64 if noise.dtype == torch.float64 else torch.float32
     network = getattr(denoiser, "dtype", None) or noise.dtype
-    branches = getattr(denoiser, "branches", None) or (lambda x, t, **c: [denoiser(x, t, **c)])
+    branches = branches_of(denoiser)
     numbers = table.numbers.to(noise.device, non_blocking=True)
     told, x = numbers.to(state), noise.to(state)
     registers = {register: factor * x for register, factor in table.start.items()}
@@ -37,7 +38,7 @@ def run_table(
         x = [registers[i].to(network) for i in stage.inputs]
         x = x[0] if len(x) == 1 else torch.cat(x)
         t, to = (_spread(told, places, len(noise)) for places in (stage.times, stage.to))
-        arguments = conditioning if len(stage.inputs) == 1 else _repeated(conditioning, len(stage.inputs))
+        arguments = conditioning if len(stage.inputs) == 1 else repeated(conditioning, len(stage.inputs))
         arguments = arguments if to is None else {**arguments, "to": to}
         if checkpoint and torch.is_grad_enabled():
             outputs = recomputed(branches, x, t, use_reentrant=False, **arguments)
@@ -77,10 +78,3 @@ def _spread(told: torch.Tensor, places: tuple[int, ...], batch: int) -> torch.Te
     if not places:
         return None
     return told[places[0] : places[-1] + 1, None].expand(-1, batch).reshape(-1)
-
-
-def _repeated(conditioning: dict, count: int) -> dict:
-    return {
-        name: torch.cat([value] * count) if isinstance(value, torch.Tensor) and value.dim() else value
-        for name, value in conditioning.items()
-    }
