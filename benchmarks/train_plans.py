@@ -29,7 +29,7 @@ from pyaccel.evaluation.tuning import Job, card, make_trainer, teacher_plan, tea
 from pyaccel.files import write_atomically
 from pyaccel.seeding import sample_noise
 from pyaccel.solvers import files
-from pyaccel.training.solver_trainer import SolverConfig
+from pyaccel.training.solver_config import SolverConfig
 from pyaccel.training.teacher import TeacherData
 
 ZOO = ("gs", "gas")  # others are trained at four calls, and their figures stand on the card of GS

@@ -20,8 +20,9 @@ from ..seeding import sample_noise
 from ..solvers import Plan, TrainablePlan
 from ..training.adversarial import Discriminator
 from ..training.distances import distance_of
+from ..training.solver_config import SolverConfig
 from ..training.solver_methods import METHODS
-from ..training.solver_trainer import SolverConfig, SolverTrainer
+from ..training.solver_trainer import SolverTrainer
 from ..training.teacher import TeacherData, TeacherSpec, generate_teacher
 from .figures import image_grid
 from .frechet import frechet_distance, moments

@@ -33,6 +33,22 @@ def flatten(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Te
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
 
 
+def flatten_optimizer(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The state of all parameters, named ``prefix/number/name``."""
+    tensors = {}
+    for number, values in optimizer.state_dict()["state"].items():
+        tensors |= flatten(f"{prefix}/{number}", values)
+    return tensors
+
+
+def load_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """The state that :func:`flatten_optimizer` named so, into an optimizer of the same parameters."""
+    state = optimizer.state_dict()
+    count = sum(len(group["params"]) for group in state["param_groups"])
+    found = {number: unflatten(f"{prefix}/{number}", tensors) for number in range(count)}
+    optimizer.load_state_dict({**state, "state": {number: values for number, values in found.items() if values}})
+
+
 def unflatten(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Those tensors that are named ``prefix/name``, without the prefix."""
     return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}

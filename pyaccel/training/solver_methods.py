@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SolverMethod:
-    """``settings`` of :class:`pyaccel.training.solver_trainer.SolverConfig`; ``paper`` and a line on what it does."""
+    """``settings`` of :class:`pyaccel.training.solver_config.SolverConfig`; ``paper`` and a line on what it does."""
 
     name: str
     paper: str

@@ -13,70 +13,20 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from .adversarial import check_discriminator, discriminator_loss, relativistic_generator_loss
-from .checkpoints import flatten, load_tensors, save_tensors, unflatten
+from .checkpoints import flatten, flatten_optimizer, load_optimizer, load_tensors, save_tensors, unflatten
 from .distances import Distance
 from .graphs import Graphed
 from .loop import Loop, refuse_other_settings
+from .rates import ema_rate
+from .solver_config import SolverConfig
 from .teacher import TeacherData
-
-
-@dataclass(frozen=True)
-class SolverConfig:
-    """What decides the result of a solver's training beside the models and the data.
-
-    The logits of times learn ``time_factor`` times as fast as the rest: a change of theirs has a smaller effect.
-    ``adversarial`` is the weight of the relativistic loss, 0 for none; ``gamma`` is that of R1 and R2 (over 2);
-    ``ball`` the radius of LD3's ball around the noise, in units of its norm, 0 for none; ``ball_rate`` the step of the
-    noise within it. With ``alternate`` above 0 coefficients and times are trained in turn, so many steps each.
-    ``checkpoint`` makes model calls again in the backward pass instead of keeping their activations.
-    ``objective`` is the name of the distance and ``pixels`` the weight of pixels in that of features, for the record.
-    """
-
-    steps: int = 2000
-    batch_size: int = 24
-    learning_rate: float = 5e-3
-    time_factor: float = 5.0
-    ema: float = 0.999
-    clip: float = 1.0
-    warmup: int = 20
-    objective: str = "l2"
-    pixels: float = 3.0
-    adversarial: float = 0.0
-    gamma: float = 0.2
-    discriminator_rate: float = 2e-4
-    ball: float = 0.0
-    ball_rate: float = 1.0
-    alternate: int = 0
-    learn: tuple[str, ...] = ("times", "shifts", "coefficients", "states")
-    validate_every: int = 100
-    checkpoint: bool = False
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.steps < 1 or self.batch_size < 1 or self.validate_every < 1:
-            raise ValueError(
-                f"training needs steps, batch_size and validate_every of at least 1, got {self.steps}, "
-                f"{self.batch_size} and {self.validate_every}"
-            )
-        if (
-            min(self.learning_rate, self.discriminator_rate, self.time_factor) <= 0
-            or min(self.adversarial, self.gamma, self.ball) < 0
-        ):
-            raise ValueError("learning rates must be above 0, and weights, gamma and the ball's radius not below it")
-
-    def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then a cosine to a hundredth at the last step."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        share = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * (0.505 + 0.495 * math.cos(math.pi * min(1.0, share)))
 
 
 class SolverTrainer(Loop):
@@ -161,9 +111,7 @@ class SolverTrainer(Loop):
 
     def _of_discriminator(self) -> dict[str, Tensor]:
         tensors = dict(self.discriminator.named_parameters()) | dict(self.discriminator.named_buffers())
-        for i, values in self.discriminator_optimizer.state_dict()["state"].items():
-            tensors |= flatten(f"optimizer/{i}", values)
-        return tensors
+        return tensors | flatten_optimizer("optimizer", self.discriminator_optimizer)
 
     def _use(self, discriminator: nn.Module | None) -> None:
         if discriminator is None:
@@ -265,10 +213,8 @@ class SolverTrainer(Loop):
         self.offsets[index] = moved * (radius / norm(moved)).clamp_max(1.0)
 
     def _update_ema(self) -> None:
-        rate = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for average, p in zip(self.ema.parameters(), self.trainable.parameters(), strict=True):
-                average.lerp_(p.detach(), 1 - rate)
+        parameters = list(self.ema.parameters()), list(self.trainable.parameters())
+        ops.ema_update(*parameters, ema_rate(self.config.ema, self.step))
 
     # -- validation ---------------------------------------------------------------------------------------------------
 
@@ -346,13 +292,10 @@ class SolverTrainer(Loop):
     def _tensors(self) -> dict[str, Tensor]:
         tensors = flatten("plan", self.trainable.state_dict()) | flatten("ema", self.ema.state_dict())
         tensors |= flatten("best", self.best.state_dict())
-        optimizers = {"optimizer": self.optimizer}
+        tensors |= flatten_optimizer("optimizer", self.optimizer)
         if self.discriminator is not None:
             tensors |= flatten("discriminator", self.discriminator.state_dict())
-            optimizers["discriminator_optimizer"] = self.discriminator_optimizer
-        for name, optimizer in optimizers.items():
-            for i, values in optimizer.state_dict()["state"].items():
-                tensors |= flatten(f"{name}/{i}", values)
+            tensors |= flatten_optimizer("discriminator_optimizer", self.discriminator_optimizer)
         if self.offsets is not None:
             tensors["offsets"] = self.offsets
         return tensors
@@ -360,15 +303,10 @@ class SolverTrainer(Loop):
     def _set(self, tensors: dict[str, Tensor]) -> None:
         for name, module in (("plan", self.trainable), ("ema", self.ema), ("best", self.best)):
             module.load_state_dict(unflatten(name, tensors))
-        optimizers = {"optimizer": self.optimizer}
+        load_optimizer("optimizer", self.optimizer, tensors)
         if self.discriminator is not None:
             self.discriminator.load_state_dict(unflatten("discriminator", tensors))
-            optimizers["discriminator_optimizer"] = self.discriminator_optimizer
-        for name, optimizer in optimizers.items():
-            state = optimizer.state_dict()
-            count = sum(len(group["params"]) for group in state["param_groups"])
-            found = {i: unflatten(f"{name}/{i}", tensors) for i in range(count)}
-            optimizer.load_state_dict({**state, "state": {i: v for i, v in found.items() if v}})
+            load_optimizer("discriminator_optimizer", self.discriminator_optimizer, tensors)
         if self.offsets is not None:
             self.offsets.copy_(tensors["offsets"])
         self._record()

@@ -64,19 +64,18 @@ class TeacherData:
         if not 0 < held_out < len(self):
             raise ValueError(f"{held_out} of {len(self)} samples cannot be held out; make more with pyaccel teacher")
         at = len(self) - held_out
-        parts = [(t[:at], t[at:]) for t in (self.noise, self.labels, self.samples)]
-        return (
-            TeacherData(*(part for part, _ in parts), self.first),
-            TeacherData(*(part for _, part in parts), self.first + at),
-        )
+        return self.head(at), self._of_each(lambda t: t[at:], self.first + at)
 
     def head(self, count: int) -> TeacherData:
         """The first ``count`` samples."""
-        return TeacherData(self.noise[:count], self.labels[:count], self.samples[:count], self.first)
+        return self._of_each(lambda t: t[:count], self.first)
 
     def to(self, device) -> TeacherData:
         """The same data there."""
-        return TeacherData(*(t.to(device) for t in (self.noise, self.labels, self.samples)), self.first)
+        return self._of_each(lambda t: t.to(device), self.first)
+
+    def _of_each(self, part: Callable[[torch.Tensor], torch.Tensor], first: int) -> TeacherData:
+        return TeacherData(*map(part, (self.noise, self.labels, self.samples)), first)
 
     def indices(self, step: int, size: int, seed: int) -> torch.Tensor:
         """Batch ``step`` as indices [size]: every sample comes once an epoch, in an order of seed and epoch alone."""

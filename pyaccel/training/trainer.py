@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from torch import nn
 
 from .. import ops
 from ..seeding import step_generator
-from .checkpoints import flatten, load_tensors, save_tensors, unflatten
+from .checkpoints import flatten, flatten_optimizer, load_optimizer, load_tensors, save_tensors, unflatten
 from .data import ImageData
 from .loop import Loop, refuse_other_settings
+from .rates import ema_rate, warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,7 @@ class TrainerConfig:
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero at the last step."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        share = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+        return warmup_cosine(self.learning_rate, step, warmup=self.warmup, steps=self.steps)
 
 
 class Trainer(Loop):
@@ -91,18 +88,15 @@ class Trainer(Loop):
         return value.detach()
 
     def _update_ema(self) -> None:
-        # A warmed-up rate: early on, the average reaches back over a tenth of the training and no further.
-        rate = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        rate = ema_rate(self.config.ema, self.step)
         ops.ema_update(list(self.ema.parameters()), list(self.model.parameters()), rate)
         for average, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             average.copy_(buffer)
 
     def save(self) -> None:
         """Writes the whole state to :attr:`checkpoint`, atomically."""
-        state = self.optimizer.state_dict()["state"]
         tensors = flatten("model", self.model.state_dict()) | flatten("ema", self.ema.state_dict())
-        for index, values in state.items():
-            tensors |= flatten(f"optimizer/{index}", values)
+        tensors |= flatten_optimizer("optimizer", self.optimizer)
         facts = {
             "step": self.step,
             "seconds": self.seconds,
@@ -118,10 +112,6 @@ class Trainer(Loop):
         refuse_other_settings(self.checkpoint, facts["config"], dataclasses.asdict(self.config))
         self.model.load_state_dict(unflatten("model", tensors))
         self.ema.load_state_dict(unflatten("ema", tensors))
-        optimizer = self.optimizer.state_dict()
-        count = len(optimizer["param_groups"][0]["params"])
-        state = {i: unflatten(f"optimizer/{i}", tensors) for i in range(count)}
-        optimizer["state"] = {i: values for i, values in state.items() if values}
-        self.optimizer.load_state_dict(optimizer)
+        load_optimizer("optimizer", self.optimizer, tensors)
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.history = [tuple(row) for row in facts["history"]]

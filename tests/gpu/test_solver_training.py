@@ -9,7 +9,8 @@ from pyaccel.seeding import sample_noise
 from pyaccel.solvers import TrainablePlan
 from pyaccel.training.adversarial import Discriminator
 from pyaccel.training.distances import l2
-from pyaccel.training.solver_trainer import SolverConfig, SolverTrainer
+from pyaccel.training.solver_config import SolverConfig
+from pyaccel.training.solver_trainer import SolverTrainer
 from pyaccel.training.teacher import TeacherData
 
 

@@ -6,7 +6,8 @@ from pyaccel import Denoiser, schedules, solvers
 from pyaccel.seeding import sample_noise
 from pyaccel.solvers import TrainablePlan
 from pyaccel.training.distances import l2
-from pyaccel.training.solver_trainer import SolverConfig, SolverTrainer
+from pyaccel.training.solver_config import SolverConfig
+from pyaccel.training.solver_trainer import SolverTrainer
 from pyaccel.training.teacher import TeacherData
 from tests.mixture import exact_denoiser
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from pyaccel import solvers
 from pyaccel.training.distances import l2
+from pyaccel.training.solver_config import SolverConfig
 from pyaccel.training.solver_methods import METHODS
-from pyaccel.training.solver_trainer import SolverConfig
 from tests.training.solvers import SCHEDULE, mixture, teacher, trainer
 
 
