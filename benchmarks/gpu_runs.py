@@ -5,6 +5,7 @@ benchmarks/gpu.py calls them and writes what they found. Contestants take turns.
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -39,13 +40,11 @@ def taylorseer(device: torch.device, in_turns: InTurns) -> Iterator[Row]:
     with torch.no_grad():
         seconds = in_turns({"ours": ours, "eager": eager}, turns=5, calls=2)
     moved = 5 * sum(sites) * width * 2
-    yield {
-        "what": "TaylorSeer, a predicted step of 114 sites of FLUX",
-        "ms": seconds["ours"] * 1e3,
-        "× the other": seconds["eager"] / seconds["ours"],
-        "the other": "eager",
-        "note": f"{moved / seconds['ours'] / 1e9:.0f} GB/s",
-    }
+    yield _row(
+        "TaylorSeer, a predicted step of 114 sites of FLUX",
+        seconds,
+        f"{moved / seconds['ours'] / 1e9:.0f} GB/s",
+    )
 
 
 def ema(device: torch.device, in_turns: InTurns) -> Iterator[Row]:
@@ -59,15 +58,13 @@ def ema(device: torch.device, in_turns: InTurns) -> Iterator[Row]:
 
     with torch.no_grad():
         seconds = in_turns(
-            {"ours": lambda: ops.ema_update(averages, params, rates), "theirs": theirs}, turns=8, calls=3
+            {"ours": lambda: ops.ema_update(averages, params, rates), "_foreach_lerp_": theirs}, turns=8, calls=3
         )
-    yield {
-        "what": "ema_update, 300 parameters of 4 MB, three rates",
-        "ms": seconds["ours"] * 1e3,
-        "× the other": seconds["theirs"] / seconds["ours"],
-        "the other": "_foreach_lerp_",
-        "note": f"{7 * 300 * (4 << 20) / seconds['ours'] / 1e9:.0f} GB/s",
-    }
+    yield _row(
+        "ema_update, 300 parameters of 4 MB, three rates",
+        seconds,
+        f"{7 * 300 * (4 << 20) / seconds['ours'] / 1e9:.0f} GB/s",
+    )
 
 
 def small_dit(device: torch.device):
@@ -92,14 +89,12 @@ def captured(device: torch.device) -> Iterator[Row]:
         with torch.no_grad():
             run = plan.capture(network, noise, label=label)
             same = torch.equal(run(noise, label=label), eager())
-            seconds = _wall({"ours": lambda run=run: run(noise, label=label), "eager": eager})
-        yield {
-            "what": f"{name}, 20 steps of a small DiT, captured",
-            "ms": seconds["ours"] * 1e3,
-            "× the other": seconds["eager"] / seconds["ours"],
-            "the other": "plan.sample",
-            "note": f"{run.graphs} graphs; {'the same bits' if same else 'OTHER BITS'}",
-        }
+            seconds = _wall({"ours": lambda run=run: run(noise, label=label), "plan.sample": eager})
+        yield _row(
+            f"{name}, 20 steps of a small DiT, captured",
+            seconds,
+            f"{run.graphs} graphs; {'the same bits' if same else 'OTHER BITS'}",
+        )
 
 
 def launches(device: torch.device) -> Iterator[Row]:
@@ -122,22 +117,20 @@ def launches(device: torch.device) -> Iterator[Row]:
         for t in scheduler.timesteps:
             sample = scheduler.step(output, t, sample).prev_sample
 
-    counts, seconds = {}, {}
-    for name, work in (("ours", ours), ("theirs", theirs)):
+    counts, contestants = {}, {"ours": ours, "diffusers": theirs}
+    for name, work in contestants.items():
         work()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             work()
             torch.cuda.synchronize()
         kernels = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
         counts[name] = len(kernels) / steps
-    seconds = _wall({"ours": ours, "theirs": theirs})
-    yield {
-        "what": "DPM++ 2M, a step on a 1×16×128×128 latent, kernels and copies",
-        "ms": seconds["ours"] * 1e3 / steps,
-        "× the other": seconds["theirs"] / seconds["ours"],
-        "the other": "diffusers",
-        "note": f"{counts['ours']:.1f} launches a step, diffusers {counts['theirs']:.1f}",
-    }
+    seconds = _wall(contestants)
+    yield _row(
+        "DPM++ 2M, a step on a 1×16×128×128 latent, kernels and copies",
+        {name: s / steps for name, s in seconds.items()},
+        f"{counts['ours']:.1f} launches a step, diffusers {counts['diffusers']:.1f}",
+    )
 
 
 def attention(device: torch.device, in_turns: InTurns) -> Iterator[Row]:
@@ -160,16 +153,15 @@ def attention(device: torch.device, in_turns: InTurns) -> Iterator[Row]:
             return jvp(math_backend, primals, tangents)
 
         with torch.no_grad():
-            seconds = in_turns({"ours": ours, "theirs": theirs}, turns=4, calls=2)
-            memory = {name: _peak(work) for name, work in (("ours", ours), ("theirs", theirs))}
+            contestants = {"ours": ours, "MATH": theirs}
+            seconds = in_turns(contestants, turns=4, calls=2)
+            memory = {name: _peak(work) for name, work in contestants.items()}
         rate = 18 * 4 * 16 * 2048**2 * d / seconds["ours"] / 1e12
-        yield {
-            "what": f"attention_jvp, 4×16×2048×{d} bfloat16",
-            "ms": seconds["ours"] * 1e3,
-            "× the other": seconds["theirs"] / seconds["ours"],
-            "the other": "MATH",
-            "note": f"{rate:.0f} TFLOP/s; memory {memory['ours'] / 1e6:.0f} MB, MATH {memory['theirs'] / 1e6:.0f} MB",
-        }
+        yield _row(
+            f"attention_jvp, 4×16×2048×{d} bfloat16",
+            seconds,
+            f"{rate:.0f} TFLOP/s; memory {memory['ours'] / 1e6:.0f} MB, MATH {memory['MATH'] / 1e6:.0f} MB",
+        )
 
 
 def cached_run(device: torch.device) -> Iterator[Row]:
@@ -191,13 +183,14 @@ def cached_run(device: torch.device) -> Iterator[Row]:
 
     with torch.no_grad():
         seconds = _wall({"ours": cached, "uncached": uncached}, turns=2)
-    yield {
-        "what": "TaylorSeer every 4th, 50 Euler steps of a DiT-XL/2, batch 8",
-        "ms": seconds["ours"] * 1e3,
-        "× the other": seconds["uncached"] / seconds["ours"],
-        "the other": "uncached",
-        "note": "",
-    }
+    yield _row("TaylorSeer every 4th, 50 Euler steps of a DiT-XL/2, batch 8", seconds)
+
+
+def _row(what: str, seconds: dict[str, float], note: str = "") -> Row:
+    """A row of the table: what "ours" took, beside the other contestant."""
+    (other,) = seconds.keys() - {"ours"}
+    ours = seconds["ours"]
+    return {"what": what, "ms": ours * 1e3, "× the other": seconds[other] / ours, "the other": other, "note": note}
 
 
 def all_runs(device: torch.device, in_turns: InTurns) -> Iterator[Row]:
@@ -215,7 +208,7 @@ def all_runs(device: torch.device, in_turns: InTurns) -> Iterator[Row]:
         except Exception as error:
             traceback.print_exc()
             note = f"failed: {str(error).splitlines()[0][:120] if str(error) else type(error).__name__}"
-            yield {"what": name, "ms": float("nan"), "× the other": float("nan"), "the other": "", "note": note}
+            yield _row(name, {"ours": math.nan, "": math.nan}, note)
         torch.cuda.empty_cache()
 
 
