@@ -31,7 +31,7 @@ def calibrate(model: str, solver: str, steps: int, count: int, seed: int, out: P
     from ..evaluation.sampling import labels_of
     from ..progress import progress_bar
     from ..seeding import sample_noise
-    from .options import make_plan
+    from ..solvers.family import make_plan
 
     denoiser = zoo.load(model)
     network = denoiser.model

@@ -48,28 +48,6 @@ def parse_value(text: str) -> Any:
     return text
 
 
-def make_plan(name: str, schedule: Schedule, steps: int, **options) -> Plan:
-    """The Plan of the solver ``name``; options that are None are left to the solver.
-
-    Raises ValueError, with the nearest name where there is one, for a solver or an option that is not there, and for a
-    solver that has no table because it chooses its steps while it runs.
-    """
-    from .. import solvers
-    from ..names import look_up
-
-    make = solvers.from_name(name)
-    if not hasattr(make, "function"):
-        raise ValueError(
-            f"{name} chooses its steps while it runs, so there is no table of it; use it from Python: "
-            f"solvers.{name}(schedule, ...).sample(denoiser, noise)"
-        )
-    given = {key: value for key, value in options.items() if value is not None}
-    known = {key: key for key in inspect.signature(make).parameters if key not in ("schedule", "steps", "times")}
-    for key in given:
-        look_up(f"option of {name}", key, known)
-    return make(schedule, steps, **given)
-
-
 def traced_plan(path: Path, steps: int, **settings) -> Plan:
     """The Plan of the scheduler that a scheduler_config.json describes.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import make_plan, make_schedule, parse_options, traced_plan
+from .options import make_schedule, parse_options, traced_plan
 
 if TYPE_CHECKING:
     from ..solvers import Plan
@@ -50,6 +50,7 @@ def plan(
     if picture is not None and picture.suffix != ".png":
         raise ValueError(f"--plot must end in .png, got {str(picture)!r}")
     from .. import solvers
+    from ..solvers.family import make_plan
 
     settings = {"grid": grid, "prediction": prediction, **parse_options(options)}
     if name.endswith(".json") and '"pyaccel plan"' in Path(name).read_text()[:200]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import make_plan, parse_options
+from .options import parse_options
 
 
 @click.command(short_help="Draw samples from a model of the zoo.")
@@ -75,6 +75,7 @@ def sample(
     from ..evaluation.sampling import generate
     from ..names import look_up
     from ..progress import progress_bar
+    from ..solvers.family import make_plan
     from ..training.checkpoints import save_tensors
 
     denoiser = zoo.load(model, guidance=guidance)

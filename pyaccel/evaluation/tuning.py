@@ -18,6 +18,7 @@ from ..files import write_atomically
 from ..names import look_up
 from ..seeding import sample_noise
 from ..solvers import Plan, TrainablePlan
+from ..solvers.family import make_plan
 from ..training.adversarial import Discriminator
 from ..training.distances import distance_of
 from ..training.solver_config import SolverConfig
@@ -59,8 +60,9 @@ class Job:
                 f"{self.solver} of order {order} needs at least {order} steps to show it, got {self.steps}; "
                 f"take more steps or a lower order (-o order={max(1, self.steps)})"
             )
-        make = solvers.from_name(self.solver)
-        return make(denoiser.schedule, self.steps, grid=self.grid, prediction=denoiser.prediction, **self.options)
+        return make_plan(
+            self.solver, denoiser.schedule, self.steps, grid=self.grid, prediction=denoiser.prediction, **self.options
+        )
 
     def config(self) -> SolverConfig:
         """The method's settings with the changes."""
@@ -74,8 +76,7 @@ class Job:
 
 def teacher_plan(denoiser: Denoiser, spec: TeacherSpec) -> Plan:
     """The teacher's plan."""
-    make = solvers.from_name(spec.solver)
-    return make(denoiser.schedule, spec.steps, prediction=denoiser.prediction, **spec.options)
+    return make_plan(spec.solver, denoiser.schedule, spec.steps, prediction=denoiser.prediction, **spec.options)
 
 
 def teacher_spec(

@@ -175,6 +175,25 @@ def from_name(name: str) -> Callable[..., Plan]:
     return look_up("solver", name, SOLVERS)
 
 
+def make_plan(name: str, schedule: Schedule, steps: int, **options) -> Plan:
+    """The Plan of the solver ``name``; options that are None are left to the solver.
+
+    Raises ValueError, with the nearest name where there is one, for a solver or an option that is not there, and for a
+    solver that has no table because it chooses its steps while it runs.
+    """
+    make = from_name(name)
+    if not hasattr(make, "function"):
+        raise ValueError(
+            f"{name} chooses its steps while it runs, so there is no table of it; use it from Python: "
+            f"solvers.{name}(schedule, ...).sample(denoiser, noise)"
+        )
+    given = {key: value for key, value in options.items() if value is not None}
+    known = {key: key for key in inspect.signature(make).parameters if key not in ("schedule", "steps", "times")}
+    for key in given:
+        look_up(f"option of {name}", key, known)
+    return make(schedule, steps, **given)
+
+
 def solver_function(name: str) -> Callable:
     """The function over a Builder that the solver called ``name`` was made of."""
     make = from_name(name)

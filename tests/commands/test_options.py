@@ -3,7 +3,8 @@
 import pytest
 
 from pyaccel import schedules, solvers
-from pyaccel.commands.options import make_plan, make_schedule, parse_options, parse_value
+from pyaccel.commands.options import make_schedule, parse_options, parse_value
+from pyaccel.solvers.family import make_plan
 
 
 @pytest.mark.parametrize(
