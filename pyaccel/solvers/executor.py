@@ -86,7 +86,7 @@ class PlanRun:
         self.plan, self.noise, self.source, self.kept, self.image, self.sums = plan, noise, source, kept, image, sums
         self.state = torch.float64 if noise.dtype == torch.float64 else torch.float32
         self.network = getattr(denoiser, "dtype", None) or noise.dtype
-        self.branches = branches_of(denoiser)
+        self.denoiser = denoiser
         weights = tuple(getattr(denoiser, "weights", (1.0,)))
         prediction = getattr(denoiser, "prediction", None) or plan.prediction
         binding = Binding(prediction, weights, self.state, self.network, len(noise), source.in_kernel)
@@ -134,6 +134,11 @@ class PlanRun:
             "the sample has NaN or infinite values, and all outputs of the model are finite: the sample grew beyond "
             "all bounds, or the model gives something else each time"
         )
+
+    @property
+    def branches(self) -> Callable[..., list[torch.Tensor]]:
+        """Makes a call and returns the output of each branch; not kept, as a run may be pickled."""
+        return branches_of(self.denoiser)
 
     @functools.cached_property
     def times(self) -> tuple[torch.Tensor, ...]:
