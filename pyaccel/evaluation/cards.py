@@ -15,7 +15,7 @@ from ..denoiser import Denoiser
 from ..models import ARCHITECTURES
 from ..names import look_up
 from ..training.checkpoints import save_tensors
-from ..training.data import FASHION_MNIST_CLASSES, fashion_mnist
+from ..training.datasets import FASHION_MNIST_CLASSES, fashion_mnist
 from ..training.recipes import RECIPES, Recipe
 from ..training.trainer import Trainer
 from .figures import image_grid

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyaccel.training.data import ImageData
+from pyaccel.training.datasets import ImageData
 from pyaccel.training.trainer import Trainer, TrainerConfig
 
 

@@ -4,7 +4,7 @@ import struct
 import pytest
 import torch
 
-from pyaccel.training.data import ImageData, fashion_mnist
+from pyaccel.training.datasets import ImageData, fashion_mnist
 
 
 @pytest.fixture
@@ -39,6 +39,36 @@ def test_images_are_scaled_and_flipped(data):
 def test_a_batch_larger_than_the_data_is_refused(data):
     with pytest.raises(ValueError, match="only 20"):
         data.batch(0, 21, seed=0)
+
+
+def test_images_by_their_indices(data):
+    index = torch.tensor([3, 0, 3])
+    images, conditioning = data.at(index, torch.tensor([False, True, True]))
+    plain = data.images[index].double() / 127.5 - 1
+    assert data.shape == (1, 2, 2)
+    assert data.can_flip
+    assert torch.allclose(images.double(), torch.stack([plain[0], plain[1].flip(-1), plain[2].flip(-1)]), atol=1e-6)
+    assert conditioning["label"].tolist() == [3, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("index", "error", "text"),
+    [
+        (torch.tensor([0, 20]), IndexError, "of 20 samples"),
+        (torch.tensor([-1]), IndexError, "-1"),
+        (torch.tensor([0.0]), ValueError, "float32"),
+        (torch.tensor(3), ValueError, "b >= 1"),
+        (torch.empty(0, dtype=torch.int64), ValueError, "b >= 1"),
+    ],
+)
+def test_indices_that_are_none_are_refused(data, index, error, text):
+    with pytest.raises(error, match=text):
+        data.at(index)
+
+
+def test_flips_of_another_length_are_refused(data):
+    with pytest.raises(ValueError, match=r"bool \[2\]"):
+        data.at(torch.tensor([0, 1]), torch.tensor([True]))
 
 
 @pytest.mark.parametrize("zipped", [True, False])

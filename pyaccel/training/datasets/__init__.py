@@ -1,0 +1,14 @@
+"""Data for trainings: images in memory, folders of images, shards of latents, and their order by seed and step."""
+
+from .contract import Dataset
+from .epochs import epoch_indices, step_flips
+from .images import FASHION_MNIST_CLASSES, ImageData, fashion_mnist
+
+__all__ = [
+    "FASHION_MNIST_CLASSES",
+    "Dataset",
+    "ImageData",
+    "epoch_indices",
+    "fashion_mnist",
+    "step_flips",
+]
