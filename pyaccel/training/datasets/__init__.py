@@ -2,13 +2,16 @@
 
 from .contract import Dataset
 from .epochs import epoch_indices, step_flips
+from .folders import ImageFolder, image_folder
 from .images import FASHION_MNIST_CLASSES, ImageData, fashion_mnist
 
 __all__ = [
     "FASHION_MNIST_CLASSES",
     "Dataset",
     "ImageData",
+    "ImageFolder",
     "epoch_indices",
     "fashion_mnist",
+    "image_folder",
     "step_flips",
 ]
