@@ -4,14 +4,17 @@ from .contract import Dataset
 from .epochs import epoch_indices, step_flips
 from .folders import ImageFolder, image_folder
 from .images import FASHION_MNIST_CLASSES, ImageData, fashion_mnist
+from .latents import LatentShards, latent_shards
 
 __all__ = [
     "FASHION_MNIST_CLASSES",
     "Dataset",
     "ImageData",
     "ImageFolder",
+    "LatentShards",
     "epoch_indices",
     "fashion_mnist",
     "image_folder",
+    "latent_shards",
     "step_flips",
 ]
