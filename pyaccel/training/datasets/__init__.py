@@ -5,6 +5,7 @@ from .epochs import epoch_indices, step_flips
 from .folders import ImageFolder, image_folder
 from .images import FASHION_MNIST_CLASSES, ImageData, fashion_mnist
 from .latents import LatentShards, latent_shards
+from .tars import TarShards, webdataset_shards
 
 __all__ = [
     "FASHION_MNIST_CLASSES",
@@ -12,9 +13,11 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "LatentShards",
+    "TarShards",
     "epoch_indices",
     "fashion_mnist",
     "image_folder",
     "latent_shards",
     "step_flips",
+    "webdataset_shards",
 ]
