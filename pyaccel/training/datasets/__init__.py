@@ -5,6 +5,7 @@ from .epochs import epoch_indices, step_flips
 from .folders import ImageFolder, image_folder
 from .images import FASHION_MNIST_CLASSES, ImageData, fashion_mnist
 from .latents import LatentShards, latent_shards
+from .prefetch import Prefetcher
 from .tars import TarShards, webdataset_shards
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "LatentShards",
+    "Prefetcher",
     "TarShards",
     "epoch_indices",
     "fashion_mnist",
