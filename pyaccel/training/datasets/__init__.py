@@ -5,6 +5,7 @@ from .epochs import epoch_indices, step_flips
 from .folders import ImageFolder, image_folder
 from .images import FASHION_MNIST_CLASSES, ImageData, fashion_mnist
 from .latents import LatentShards, latent_shards
+from .opening import open_dataset
 from .prefetch import Prefetcher
 from .tars import TarShards, webdataset_shards
 
@@ -20,6 +21,7 @@ __all__ = [
     "fashion_mnist",
     "image_folder",
     "latent_shards",
+    "open_dataset",
     "step_flips",
     "webdataset_shards",
 ]
