@@ -10,6 +10,7 @@ import click
 from . import __version__
 from .commands.bench import bench
 from .commands.calibrate import calibrate
+from .commands.distill import distill
 from .commands.plan import plan
 from .commands.sample import sample
 from .commands.solvers import solvers
@@ -123,7 +124,7 @@ def train(
         sys.exit(130)
 
 
-for command in (bench, calibrate, plan, sample, solvers, teacher, tune_solver):
+for command in (bench, calibrate, distill, plan, sample, solvers, teacher, tune_solver):
     cli.add_command(command)
 
 

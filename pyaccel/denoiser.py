@@ -155,6 +155,21 @@ class Denoiser:
             return ops.linear_combination(outputs, torch.stack(weights, dim=-1)[:, None])[0]
         return ops.linear_combination(outputs, [weights])[0]
 
+    def predict(self, form: str, x: torch.Tensor, t: torch.Tensor, **conditioning) -> torch.Tensor:
+        """The guided prediction at times t [B] of the schedule, read as ``form``, another of the predictions.
+
+        x = alpha(t)·x0 + sigma(t)·eps is [B, ...]; the result is like x. The time ``to`` [B] in the conditioning is one
+        of the schedule too. It has gradients and tangents.
+        """
+        schedule = self.schedule
+        if conditioning.get("to") is not None:
+            conditioning["to"] = schedule.model_time(conditioning["to"]).to(x.dtype)
+        output = self(x, schedule.model_time(t).to(x.dtype), **conditioning)
+        if form == self.prediction:
+            return output
+        p, q = predictions.convert(self.prediction, form, schedule.alpha(t), schedule.sigma(t))
+        return ops.linear_combination([x, output], torch.stack([p, q], dim=-1)[:, None])[0]
+
 
 def branches_of(denoiser: Callable[..., torch.Tensor]) -> Callable[..., list[torch.Tensor]]:
     """Makes a call of a Denoiser, or of any other callable, and returns the output of each branch of guidance."""

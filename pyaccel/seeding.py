@@ -14,6 +14,11 @@ def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
 
+def step_seed(*numbers: int) -> int:
+    """A seed in [0, 2^63) that depends on these numbers alone, each at least 0."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
+
+
 def sample_noise(seed: int, indices: range, shape: tuple[int, ...]) -> torch.Tensor:
     """Unit Gaussian noise [len(indices), *shape] in float32; that of sample i depends on the seed and i alone.
 

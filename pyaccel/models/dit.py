@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .. import ops
 from .layers import Conditioning, GatedBranch, sinusoidal_embedding
 
 
@@ -21,7 +22,7 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         b, n, w = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4)
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, w))
+        return self.out(ops.attention(q, k, v).transpose(1, 2).reshape(b, n, w))
 
 
 class DiTBlock(nn.Module):
@@ -45,7 +46,8 @@ class DiTBlock(nn.Module):
 class DiT(nn.Module):
     """``forward(x, t, label)``: x [B, channels, size, size], t [B] in [0, 1], label [B] or None -> like x.
 
-    The label ``classes`` means "no label" (classifier-free guidance).
+    The label ``classes`` means "no label" (classifier-free guidance). With ``second_time`` there is one more argument,
+    the time ``to`` [B] of flow maps (see :class:`.layers.Conditioning`).
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class DiT(nn.Module):
         depth: int = 10,
         heads: int = 4,
         classes: int = 10,
+        second_time: bool = False,
     ):
         super().__init__()
         if size % patch or width % heads or width % 4:
@@ -66,7 +69,7 @@ class DiT(nn.Module):
         self.size, self.patch, self.channels, self.classes = size, patch, channels, classes
         self.embed = nn.Linear(channels * patch * patch, width)
         self.register_buffer("position", _grid_embedding(size // patch, width), persistent=False)
-        self.conditioning = Conditioning(width, classes)
+        self.conditioning = Conditioning(width, classes, second_time=second_time)
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(width, 2 * width)
@@ -82,13 +85,21 @@ class DiT(nn.Module):
         # adaLN-zero: every block starts as the identity and the output as zero.
         for zero in (*(b.modulation for b in self.blocks), self.modulation, self.head):
             nn.init.zeros_(zero.weight)
+        if self.conditioning.interval is not None:
+            nn.init.zeros_(self.conditioning.interval[-1].weight)
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+    def add_second_time(self) -> None:
+        """Makes it take ``to``; its output stays as it is."""
+        self.conditioning.add_second_time()
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None, to: torch.Tensor | None = None
+    ) -> torch.Tensor:
         p = self.patch
         # Patches as F.unfold gives them, but as a view and one copy.
         tokens = x.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         h = self.embed(tokens) + self.position
-        c = F.silu(self.conditioning(t, label))
+        c = F.silu(self.conditioning(t, label, to))
         for block in self.blocks:
             h = block(h, c)
         shift, scale = self.modulation(c)[:, None].chunk(2, dim=-1)

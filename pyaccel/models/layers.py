@@ -9,29 +9,55 @@ from torch import nn
 
 
 def sinusoidal_embedding(position: torch.Tensor, dim: int, max_period: float = 10_000.0) -> torch.Tensor:
-    """[N] positions of any scale -> [N, dim] cosines and sines (Vaswani et al. 2017); dim is even."""
-    frequencies = torch.exp(-math.log(max_period) / (dim // 2) * torch.arange(dim // 2, device=position.device))
-    angles = position.float()[:, None] * frequencies[None]
+    """[N] positions of any scale -> [N, dim] cosines and sines (Vaswani et al. 2017); dim is even.
+
+    They are float32, and float64 for positions of float64.
+    """
+    if position.dtype is not torch.float64:
+        position = position.float()
+    steps = torch.arange(dim // 2, device=position.device, dtype=position.dtype)
+    angles = position[:, None] * torch.exp(-math.log(max_period) / (dim // 2) * steps)[None]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class Conditioning(nn.Module):
     """Time in [0, 1] and label to one vector; the label ``classes`` stands for "none" and is learned by dropout.
 
-    Returns [B, dim] for t [B] and label [B] (integers in 0..classes), or None for no label at all.
+    Returns [B, dim] for t [B] and label [B] (integers in 0..classes), or None for no label at all. With ``second_time``
+    it also takes the time ``to`` [B] that a flow map leads to; what that adds is 0 until it is trained, and ``to`` None
+    is t itself. ValueError for ``to`` without it.
     """
 
-    def __init__(self, dim: int, classes: int, frequencies: int = 128):
+    def __init__(self, dim: int, classes: int, frequencies: int = 128, second_time: bool = False):
         super().__init__()
-        self.classes, self.frequencies = classes, frequencies
+        self.dim, self.classes, self.frequencies = dim, classes, frequencies
         self.time = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.label = nn.Embedding(classes + 1, dim)
+        self.interval: nn.Module | None = None
+        if second_time:
+            self.add_second_time()
 
-    def forward(self, t: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
+    def add_second_time(self) -> None:
+        """Makes it take ``to``; its output stays as it is."""
+        if self.interval is None:
+            like = self.label.weight
+            first, last = nn.Linear(self.frequencies, self.dim), nn.Linear(self.dim, self.dim)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.interval = nn.Sequential(first, nn.SiLU(), last).to(like.device, like.dtype)
+
+    def forward(self, t: torch.Tensor, label: torch.Tensor | None, to: torch.Tensor | None = None) -> torch.Tensor:
         if label is None:
             label = torch.full(t.shape, self.classes, dtype=torch.long, device=t.device)
-        embedding = sinusoidal_embedding(1000 * t, self.frequencies).to(self.label.weight.dtype)
-        return self.time(embedding) + self.label(label)
+        dtype = self.label.weight.dtype
+        c = self.time(sinusoidal_embedding(1000 * t, self.frequencies).to(dtype)) + self.label(label)
+        if self.interval is None:
+            if to is not None:
+                raise ValueError("this network takes one time; one with second_time=True takes the time `to` as well")
+            return c
+        # Slow waves, unlike those of t: derivatives by time go through them.
+        gap = torch.zeros_like(t) if to is None else t - to
+        return c + self.interval(sinusoidal_embedding(16 * gap, self.frequencies).to(dtype))
 
 
 class GatedBranch(nn.Module):

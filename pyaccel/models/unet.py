@@ -38,7 +38,8 @@ class UNet(nn.Module):
     """``forward(x, t, label)``: x [B, channels, size, size], t [B] in [0, 1], label [B] or None -> like x.
 
     One resolution per entry of ``multipliers``, halved in between; attention at the lowest. ``size`` must be divisible
-    by 2^(len(multipliers) − 1). The label ``classes`` means "no label".
+    by 2^(len(multipliers) − 1). The label ``classes`` means "no label". With ``second_time`` there is one more argument,
+    the time ``to`` [B] of flow maps (see :class:`.layers.Conditioning`).
     """
 
     def __init__(
@@ -49,13 +50,14 @@ class UNet(nn.Module):
         multipliers: tuple[int, ...] = (1, 2, 4),
         blocks: int = 2,
         classes: int = 10,
+        second_time: bool = False,
     ):
         super().__init__()
         if size % 2 ** (len(multipliers) - 1):
             raise ValueError(f"UNet: size {size} must be divisible by {2 ** (len(multipliers) - 1)}")
         self.size, self.channels, self.classes = size, channels, classes
         dim = 4 * width
-        self.conditioning = Conditioning(dim, classes)
+        self.conditioning = Conditioning(dim, classes, second_time=second_time)
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
@@ -81,8 +83,14 @@ class UNet(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
-        c = F.silu(self.conditioning(t, label))
+    def add_second_time(self) -> None:
+        """Makes it take ``to``; its output stays as it is."""
+        self.conditioning.add_second_time()
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None, to: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        c = F.silu(self.conditioning(t, label, to))
         h = self.first(x)
         skips, blocks = [h], iter(self.down)
         for level in range(self.levels):

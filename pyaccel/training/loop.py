@@ -27,7 +27,8 @@ class Loop:
         self.total, self.folder, self.checkpoint_seconds = total, Path(folder), checkpoint_seconds
         self.step, self.seconds = 0, 0.0
         self.history: list[tuple[int, float]] = []
-        self.stopped = False  # whether a signal ended the last fit
+        self.stopped = 0  # the number of the signal that ended the last fit
+        self.main = True  # whether this process shows and writes
 
     @property
     def checkpoint(self) -> Path:
@@ -53,6 +54,17 @@ class Loop:
     def after_step(self) -> None:
         """Called after each step."""
 
+    def looked(self, value: float) -> None:
+        """Called each time that the loss was looked at."""
+
+    def agree(self, *flags: bool) -> list[bool]:
+        """For each flag whether it is set in any process of the training."""
+        return list(flags)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of a tensor over all processes of the training."""
+        return value
+
     def note(self, value: float) -> str:
         """What stands behind the progress bar."""
         return f"loss {value:.4f}"
@@ -71,33 +83,36 @@ class Loop:
         """
         if self.checkpoint.exists():
             self.load()
-        stop = threading.Event()
         begun = saved = time.monotonic()
         last = self.total if steps is None else min(self.total, self.step + steps)
-        with _stop_signals(stop), progress_bar(f"training {self.folder.name}", self.total, progress) as bar:
+        show = progress and self.main
+        with _StopSignals() as signals, progress_bar(f"training {self.folder.name}", self.total, show) as bar:
             bar.advance(self.step)
-            while self.step < last and not stop.is_set():
+            while self.step < last:
                 started = time.monotonic()
-                if seconds is not None and started - begun > seconds:
+                late = seconds is not None and started - begun > seconds
+                stop, due = self.agree(late or signals.number > 0, started - saved > self.checkpoint_seconds)
+                if stop:
                     break
+                if due:
+                    self.save()
+                    saved = time.monotonic()
+                    if callback is not None and self.main:
+                        callback(self)
                 value = self.train_step()
                 self.seconds += time.monotonic() - started
                 if self.step % self.look_every == 0 or self.step == self.total:
-                    value = float(value)
+                    value = float(self.mean(value))
                     if not math.isfinite(value):
                         self.diverged(value)
                     self.history.append((self.step, value))
+                    self.looked(value)
                     bar.note(self.note(value))
                 self.after_step()
                 bar.advance(1)
-                if time.monotonic() - saved > self.checkpoint_seconds:
-                    self.save()
-                    saved = time.monotonic()
-                    if callback is not None:
-                        callback(self)
-            self.stopped = stop.is_set()
+            self.stopped = signals.number
             self.save()
-            if callback is not None:
+            if callback is not None and self.main:
                 callback(self)
         return self.step >= self.total
 
@@ -113,17 +128,21 @@ def refuse_other_settings(path: Path, there: dict, mine: dict) -> None:
         raise ValueError(f"{path} was made with other settings ({'; '.join(changed)}); use another --out")
 
 
-class _stop_signals:
-    """While open, SIGINT and SIGTERM set the event instead of interrupting; in the main thread only."""
+class _StopSignals:
+    """While open, SIGINT and SIGTERM leave their ``number`` instead of interrupting; in the main thread only."""
 
-    def __init__(self, event: threading.Event):
-        self.event, self.previous = event, {}
+    def __init__(self):
+        self.number, self.previous = 0, {}
 
-    def __enter__(self):
+    def __enter__(self) -> _StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self.previous[number] = signal.signal(number, lambda *_: self.event.set())
+                self.previous[number] = signal.signal(number, self._note)
+        return self
 
-    def __exit__(self, *_):
+    def _note(self, number: int, _) -> None:
+        self.number = number
+
+    def __exit__(self, *_) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)

@@ -1,117 +1,332 @@
-"""The Trainer: optimisation, EMA, checkpoints that resume to the same bits, progress. Losses and data are handed in."""
+"""The Trainer: it turns a recipe's losses into steps, over ranks, with averages, checkpoints, logs and validation."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import ops
-from ..seeding import step_generator
+from ..seeding import step_seed
+from .batch import Batch
 from .checkpoints import flatten, flatten_optimizer, load_optimizer, load_tensors, save_tensors, unflatten
-from .data import ImageData
+from .datasets import epoch_indices, step_flips
 from .loop import Loop, refuse_other_settings
-from .rates import ema_rate, warmup_cosine
+from .parallel import Ranks, local, spread, whole
+from .rates import ema_rate
+from .recipe import Network, Networks, Recipe, module_of, trained, with_module
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What decides the result of a training, beside model, loss and data. Two equal configs give equal bits."""
+    """What decides the result of a training beside recipe, networks and data. Equal configs give equal bits on a CPU.
+
+    ``batch_size`` is that of all ranks together; ``accumulate`` cuts each rank's share into so many parts, one after
+    the other, whose gradients are added. ``ema`` are the rates of the averages, of which the first is used. ``flip``
+    mirrors half of the images, where the data are images. ``bf16`` is autocast; weights stay as they are.
+    """
 
     steps: int
     batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: int = 200
-    clip: float = 1.0
-    ema: float = 0.999
+    accumulate: int = 1
+    ema: tuple[float, ...] = (0.999,)
     bf16: bool = True
     flip: bool = True
     seed: int = 0
 
     def __post_init__(self):
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"training needs steps >= 1 and batch_size >= 1, got {self.steps} and {self.batch_size}")
-
-    def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then a cosine to zero at the last step."""
-        return warmup_cosine(self.learning_rate, step, warmup=self.warmup, steps=self.steps)
+        if min(self.steps, self.batch_size, self.accumulate) < 1:
+            raise ValueError(
+                "training needs steps, batch_size and accumulate of at least 1, got "
+                f"{self.steps}, {self.batch_size} and {self.accumulate}"
+            )
+        if not self.ema or not all(0 <= rate < 1 for rate in self.ema):
+            raise ValueError(f"ema needs one rate or more in [0, 1), got {self.ema}")
 
 
 class Trainer(Loop):
-    """Trains ``model`` by ``loss(model, images, labels, generator)``, keeping an EMA of it in ``ema``.
+    """Trains the networks of a recipe on data, in ``folder``.
 
-    Everything random in step k depends on the seed and k alone, so the checkpoint (``folder/checkpoint.safetensors``)
-    holds weights, EMA, optimizer and the step, and a run that was killed goes on to the same bits.
+    Args:
+        recipe: see :mod:`.recipe`.
+        networks: what ``recipe.networks(teacher)`` gave.
+        data: ``len(data)``, and ``data.at(index, flip)`` gives (x [b, ...], conditioning {name: [b, ...]}); see
+            :mod:`.data`. For a recipe of pairs, ``data.noise_at(index)`` too.
+        ranks: the processes; by default those that this one was started with.
+        validate: ``(average of the output, step) -> {name: number}``, every ``validate_every`` steps and at the end, on
+            the main process, for the log.
+
+    Everything random in step k depends on the seed and k alone. A checkpoint holds networks, averages, optimizers and
+    the step, whole and not in shards, so a run that was killed goes on to the same bits, with any number of ranks.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        loss: Callable[..., torch.Tensor],
-        data: ImageData,
+        recipe: Recipe,
+        networks: dict[str, Network],
+        data,
         config: TrainerConfig,
         folder: Path,
+        *,
+        ranks: Ranks | None = None,
+        validate: Callable[[Network, int], dict[str, float]] | None = None,
+        validate_every: int = 0,
         checkpoint_seconds: float = 120.0,
     ):
-        self.model, self.loss, self.data, self.config = model, loss, data, config
-        self.ema = copy.deepcopy(model).eval().requires_grad_(False)
         super().__init__(config.steps, folder, checkpoint_seconds)
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        self.recipe, self.data, self.config = recipe, data, config
+        self.ranks = ranks or Ranks(self.folder)
+        self.validate, self.validate_every = validate, validate_every
+        self.validations: list[tuple[int, dict[str, float]]] = []
+        self.main = self.ranks.main
+        if self.ranks.device.type == "cpu":
+            self.look_every = 1 if self.ranks.count == 1 else 10  # looking costs nothing there
+        self._check(networks)
+        self.settings = trained(recipe)
+        self._blank = {name: copy.deepcopy(module_of(networks[name])).cpu() for name in recipe.averaged}
+        self._average = [self._averages(networks) for _ in config.ema]
+        self.modules: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._wrapped: dict[str, nn.Module] = {}
+        for name, network in networks.items():
+            module = self.modules[name] = self.ranks.place(module_of(network))
+            if name in self.settings:
+                module.train().requires_grad_(True)
+                self.optimizers[name] = self.settings[name].make(module.parameters())
+                self._wrapped[name] = self.ranks.share_gradients(module)
+            else:
+                module.eval().requires_grad_(False)
+        self.networks = Networks(
+            **{name: with_module(n, self._wrapped.get(name, self.modules[name])) for name, n in networks.items()},
+            ema={name: with_module(networks[name], average) for name, average in self._average[0].items()},
+        )
+        self.latest: dict[str, Tensor] = {}
+
+    def _check(self, networks: dict[str, Network]) -> None:
+        recipe, config = self.recipe, self.config
+        missing = {*trained(recipe), *recipe.averaged, *recipe.kept, recipe.output} - set(networks)
+        if missing:
+            raise ValueError(f"{type(recipe).__name__} needs the networks {', '.join(sorted(missing))}")
+        parts = self.ranks.count * config.accumulate
+        if config.batch_size % parts:
+            raise ValueError(
+                f"a batch of {config.batch_size} cannot be cut into {self.ranks.count} ranks times "
+                f"{config.accumulate} parts of equal size"
+            )
+        if config.batch_size > len(self.data):
+            raise ValueError(f"a batch of {config.batch_size} was asked for, and there are {len(self.data)} samples")
+        if recipe.pairs and not hasattr(self.data, "noise_at"):
+            raise ValueError(f"{type(recipe).__name__} learns from a teacher's samples: make them with pyaccel teacher")
+
+    def _averages(self, networks: dict[str, Network]) -> dict[str, nn.Module]:
+        modules = {name: copy.deepcopy(module_of(networks[name])) for name in self.recipe.averaged}
+        return {name: self.ranks.place(m.eval().requires_grad_(False)) for name, m in modules.items()}
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def train_step(self) -> Tensor:
+        """One step of the recipe; returns the sum of its losses."""
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.settings[name].rate(self.step, self.total)
+        # What draws from the global generator (dropout) depends on the step alone, too.
+        torch.manual_seed(step_seed(self.config.seed, self.step, self.ranks.rank))
+        parts = [self.recipe.losses(self.networks, batch) for batch in self.batches()]
+        self.latest = {}
+        while self._next_optimizer_step(parts):
+            pass
+        self._update_averages()
+        self.step += 1
+        return torch.stack([loss.float() for loss in self.latest.values()]).sum()
+
+    def batches(self) -> list[Batch]:
+        """This rank's parts of the batch of the present step."""
+        config, step = self.config, self.step
+        index = epoch_indices(len(self.data), step, config.batch_size, config.seed)
+        flip = None
+        if config.flip and self.data.can_flip:
+            flip = step_flips(step, len(index), config.seed)
+        size = config.batch_size // (self.ranks.count * config.accumulate)
+        first = self.ranks.rank * config.accumulate * size
+        return [
+            self._batch(index, flip, range(first + i * size, first + (i + 1) * size)) for i in range(config.accumulate)
+        ]
+
+    def _batch(self, index: Tensor, flip: Tensor | None, places: range) -> Batch:
+        mine = slice(places.start, places.stop)
+        x, conditioning = self.data.at(index[mine], None if flip is None else flip[mine])
+        noise = self.data.noise_at(index[mine]) if self.recipe.pairs else None
+        to = self._to_device
+        return Batch(
+            to(x), {name: to(value) for name, value in conditioning.items()}, step=self.step, seed=self.config.seed,
+            places=places, size=len(index), noise=None if noise is None else to(noise),
+        )  # fmt: skip
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.ranks.device, non_blocking=True)
+
+    def _next_optimizer_step(self, parts: list) -> bool:
+        """Runs all parts of the batch to their next loss, and the step of its networks; False after the last one."""
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        names: tuple[str, ...] = ()
+        total = None
+        for place, part in enumerate(parts):
+            last = place == len(parts) - 1
+            shared = contextlib.nullcontext() if last else self.ranks.no_sync(list(self._wrapped.values()))
+            with shared:
+                with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.bf16):
+                    found = next(part, None)
+                if found is None:
+                    return False
+                name, loss = found
+                (loss / len(parts)).backward()
+            names = (name,) if isinstance(name, str) else name
+            total = loss.detach() if total is None else total + loss.detach()
+        for name in names:
+            limit = self.settings[name].limit
+            if math.isfinite(limit):
+                nn.utils.clip_grad_norm_(self.modules[name].parameters(), limit)
+            self.optimizers[name].step()
+        key = " + ".join(names)
+        self.latest[key] = self.latest.get(key, 0) + total / len(parts)
+        return True
+
+    def _update_averages(self) -> None:
+        rates = [ema_rate(rate, self.step) for rate in self.config.ema]
+        for name in self.recipe.averaged:
+            parameters = [local(p) for p in self.modules[name].parameters()]
+            averages = [[local(p) for p in average[name].parameters()] for average in self._average]
+            ops.ema_update(averages, parameters, rates)
+            for average in self._average:
+                for mine, now in zip(average[name].buffers(), self.modules[name].buffers(), strict=True):
+                    mine.copy_(now)
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def average(self, name: str | None = None, rate: int = 0) -> nn.Module:
+        """The average of a network, by default of the recipe's output, by rate number ``rate``; whole on each rank."""
+        name = name or self.recipe.output
+        module = self._average[rate][name]
+        if not self.ranks.sharded:
+            return module
+        plain = copy.deepcopy(self._blank[name])
+        plain.load_state_dict(whole(module.state_dict()))
+        return plain.eval().requires_grad_(False).to(self.ranks.device)
+
+    def denoiser(self, rate: int = 0) -> Network:
+        """The average of the recipe's output; a Denoiser where the network is one."""
+        return with_module(getattr(self.networks, self.recipe.output), self.average(rate=rate))
+
+    def after_step(self) -> None:
+        """Validation, now and then and at the end."""
+        due = self.validate_every and self.step % self.validate_every == 0
+        if self.validate is None or not (due or self.step == self.total):
+            return
+        output = self.denoiser()  # of shards, all ranks have a part
+        if self.main:
+            values = self.validate(output, self.step)
+            self.validations.append((self.step, values))
+            self.ranks.log({f"validation/{name}": value for name, value in values.items()}, self.step)
+        self.ranks.wait()
+
+    def looked(self, value: float) -> None:
+        """Writes the losses to the log."""
+        self.ranks.log({f"loss/{name}": float(loss) for name, loss in self.latest.items()}, self.step)
+
+    def note(self, value: float) -> str:
+        """The losses, and the last validation."""
+        losses = ", ".join(f"{name} {float(loss):.4f}" for name, loss in self.latest.items())
+        if not self.validations:
+            return losses
+        step, values = self.validations[-1]
+        return f"{losses}; at {step}: " + ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+
+    def diverged(self, value: float) -> None:
+        """Raises FloatingPointError that names the networks whose loss it was."""
+        bad = [name for name, loss in self.latest.items() if not math.isfinite(float(loss))] or list(self.latest)
+        kept = f"{self.checkpoint} is whole" if self.checkpoint.exists() else "no checkpoint was written"
+        raise FloatingPointError(
+            f"the loss of {', '.join(bad)} became {value} at step {self.step}; {kept}; try a lower learning rate"
         )
 
-    def train_step(self) -> torch.Tensor:
-        """One optimizer step; returns the loss, a tensor without dimensions."""
-        config, step = self.config, self.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate_at(step)
-        images, labels = self.data.batch(step, config.batch_size, config.seed, config.flip)
-        generator = step_generator(config.seed, step)
-        # What draws from the global generator (dropout) depends on the step alone, too.
-        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        self.model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            value = self.loss(self.model, images, labels, generator)
-        self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimizer.step()
-        self._update_ema()
-        self.step += 1
-        return value.detach()
+    # -- over ranks ---------------------------------------------------------------------------------------------------
 
-    def _update_ema(self) -> None:
-        rate = ema_rate(self.config.ema, self.step)
-        ops.ema_update(list(self.ema.parameters()), list(self.model.parameters()), rate)
-        for average, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
-            average.copy_(buffer)
+    def agree(self, *flags: bool) -> list[bool]:
+        """For each flag whether it is set on any rank."""
+        return self.ranks.any(flags)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over ranks."""
+        return self.ranks.mean(value)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Tensor]:
+        tensors = {}
+        for name in [*self.settings, *self.recipe.kept]:
+            tensors |= flatten(f"network/{name}", self.modules[name].state_dict())
+        for number, averages in enumerate(self._average):
+            for name, module in averages.items():
+                tensors |= flatten(f"ema/{number}/{name}", module.state_dict())
+        for name, optimizer in self.optimizers.items():
+            tensors |= flatten_optimizer(f"optimizer/{name}", optimizer)
+        return tensors
 
     def save(self) -> None:
-        """Writes the whole state to :attr:`checkpoint`, atomically."""
-        tensors = flatten("model", self.model.state_dict()) | flatten("ema", self.ema.state_dict())
-        tensors |= flatten_optimizer("optimizer", self.optimizer)
+        """Writes the whole state to :attr:`checkpoint`, atomically; one that is not finite is never written."""
+        tensors = whole(self._state())
+        if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
+            self.diverged(math.nan)
         facts = {
             "step": self.step,
             "seconds": self.seconds,
-            "config": dataclasses.asdict(self.config),
+            "settings": self.all_settings(),
             "history": self.history,
+            "validations": self.validations,
         }
-        save_tensors(self.checkpoint, tensors, {"trainer": json.dumps(facts)})
+        if self.main:
+            save_tensors(self.checkpoint, tensors, {"trainer": json.dumps(facts)})
+        self.ranks.wait()
 
     def load(self) -> None:
-        """Goes on from :attr:`checkpoint`; ValueError when it was made with another configuration."""
+        """Goes on from :attr:`checkpoint`; ValueError when it was made by another recipe or with other settings."""
         tensors, metadata = load_tensors(self.checkpoint)
+        if "trainer" not in metadata:
+            raise ValueError(f"{self.checkpoint} is no checkpoint of this kind of training; use another --out")
         facts = json.loads(metadata["trainer"])
-        refuse_other_settings(self.checkpoint, facts["config"], dataclasses.asdict(self.config))
-        self.model.load_state_dict(unflatten("model", tensors))
-        self.ema.load_state_dict(unflatten("ema", tensors))
-        load_optimizer("optimizer", self.optimizer, tensors)
+        there, mine = facts.get("settings", {}), json.loads(json.dumps(self.all_settings()))
+        if not any(settings.depends_on_steps for settings in self.settings.values()):
+            there.pop("steps", None), mine.pop("steps", None)  # such a run may be made longer
+        refuse_other_settings(self.checkpoint, there, mine)
+        for name in [*self.settings, *self.recipe.kept]:
+            self._load_module(self.modules[name], unflatten(f"network/{name}", tensors))
+        for number, averages in enumerate(self._average):
+            for name, module in averages.items():
+                self._load_module(module, unflatten(f"ema/{number}/{name}", tensors))
+        for name, optimizer in self.optimizers.items():
+            prefix = f"optimizer/{name}"
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            mine = {key: t for key, t in tensors.items() if key.startswith(f"{prefix}/")}
+            like = {key: parameters[int(key.split("/")[2])] for key, t in mine.items() if t.dim()}
+            load_optimizer(prefix, optimizer, spread(mine, like))
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.history = [tuple(row) for row in facts["history"]]
+        self.validations = [tuple(row) for row in facts["validations"]]
+
+    def _load_module(self, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+        module.load_state_dict(spread(tensors, module.state_dict()))
+
+    def all_settings(self) -> dict[str, Any]:
+        """What decides the result, as JSON can hold it."""
+        recipe = {"recipe": type(self.recipe).__name__, **dataclasses.asdict(self.recipe)}
+        return {**recipe, **dataclasses.asdict(self.config), "samples": len(self.data)}

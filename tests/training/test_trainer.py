@@ -1,119 +1,258 @@
-import os
+import copy
+import dataclasses
+import errno
 import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
+from pyaccel.training import checkpoints
 from pyaccel.training.datasets import ImageData
+from pyaccel.training.optimizers import Optimizer
 from pyaccel.training.trainer import Trainer, TrainerConfig
+from tests.training.trainings import Tiny, TinyClassification, state, tiny_images, trainer
 
 
-class Tiny(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 4))
-
-    def forward(self, x):
-        return self.net(x)
-
-
-def loss(model, images, labels, generator):
-    images = images + 0.1 * torch.randn(images.shape, generator=generator)
-    return nn.functional.cross_entropy(model(images).float(), labels)
-
-
-@pytest.fixture
-def data():
-    labels = torch.arange(64) % 4
-    images = torch.randint(0, 100, (64, 1, 4, 4), dtype=torch.uint8)
-    images[torch.arange(64), 0, labels, labels] = 255  # what tells the classes apart
-    return ImageData(images, labels)
-
-
-def trainer(data, folder, **changes):
-    settings = {"steps": 12, "batch_size": 16, "learning_rate": 0.02, "warmup": 2, "bf16": False, **changes}
-    return Trainer(Tiny(), loss, data, TrainerConfig(**settings), folder)
-
-
-def state(t):
-    return {**t.model.state_dict(), **{f"ema.{k}": v for k, v in t.ema.state_dict().items()}}
-
-
-def test_the_loss_falls(data, tmp_path):
-    t = trainer(data, tmp_path, steps=150, flip=False)
+def test_the_loss_falls(tmp_path):
+    t = trainer(tmp_path, steps=150, flip=False)
+    first = float(t.train_step())
     assert t.fit(progress=False)
-    first = float(loss(Tiny().eval(), *data.batch(0, 64, 0, flip=False), torch.Generator()))
-    last = float(loss(t.ema, *data.batch(0, 64, 0, flip=False), torch.Generator()))
-    assert last < 0.5 * first
+    assert t.history[-1][1] < 0.5 * first
     assert t.step == 150
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(data, tmp_path):
-    whole = trainer(data, tmp_path / "whole")
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path):
+    whole = trainer(tmp_path / "whole")
     whole.fit(progress=False)
-    part = trainer(data, tmp_path / "part")
+    part = trainer(tmp_path / "part")
     for _ in range(5):
         part.train_step()
     part.save()
     torch.rand(17)  # the global generator stands elsewhere in the new process
-    again = trainer(data, tmp_path / "part")
+    again = trainer(tmp_path / "part")
+    assert again.fit(progress=False)
+    for name, tensor in state(whole).items():
+        assert torch.equal(tensor, state(again)[name]), name
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path):
+    whole = trainer(tmp_path / "whole", steps=40)
+    whole.fit(progress=False)
+    code = (
+        "import sys, pathlib; from tests.training.trainings import trainer\n"
+        "t = trainer(pathlib.Path(sys.argv[1]), steps=40, checkpoint_seconds=0.0, pause=0.05); t.fit(progress=False)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "killed")])
+    checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3 * float(torch.rand(())))
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    again = trainer(tmp_path / "killed", steps=40)
     assert again.fit(progress=False)
     for name, tensor in state(whole).items():
         assert torch.equal(tensor, state(again)[name]), name
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_stops(data, tmp_path, number):
-    def interrupted(model, images, labels, generator):
-        if t.step == 4:
-            os.kill(os.getpid(), number)
-        return loss(model, images, labels, generator)
-
-    t = Trainer(Tiny(), interrupted, data, TrainerConfig(steps=12, batch_size=16, bf16=False), tmp_path)
+def test_a_signal_saves_and_stops(tmp_path, number):
+    t = trainer(tmp_path, interrupt=(4, number))
     before = signal.getsignal(number)
     assert not t.fit(progress=False)
     assert signal.getsignal(number) is before
-    assert t.step == 5
-    again = Trainer(Tiny(), loss, data, TrainerConfig(steps=12, batch_size=16, bf16=False), tmp_path)
+    assert (t.step, t.stopped) == (5, number)
+    again = trainer(tmp_path)
     again.load()
     assert again.step == 5
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+    assert not list(tmp_path.glob(".*"))
 
 
-def test_other_settings_do_not_go_on(data, tmp_path):
-    trainer(data, tmp_path).save()
-    with pytest.raises(ValueError, match=r"learning_rate: 0.02 there, 0.5 now.*another --out"):
-        trainer(data, tmp_path, learning_rate=0.5).fit(progress=False)
+def test_limits_of_time_and_steps(tmp_path):
+    t = trainer(tmp_path)
+    assert not t.fit(progress=False, steps=3)
+    assert t.step == 3
+    assert not t.fit(progress=False, seconds=0.0)
+    assert t.step == 3
+    assert t.stopped == 0
 
 
-def test_ema_lags_behind(data, tmp_path):
-    t = trainer(data, tmp_path, ema=0.9)
-    expected = {k: v.clone() for k, v in t.model.named_parameters()}
+def test_other_settings_do_not_go_on(tmp_path):
+    trainer(tmp_path).save()
+    with pytest.raises(ValueError, match=r"batch_size: 16 there, 8 now.*another --out"):
+        trainer(tmp_path, batch_size=8).fit(progress=False)
+    with pytest.raises(ValueError, match=r"steps: 12 there, 24 now"):  # its cosine would have been another
+        trainer(tmp_path, steps=24).load()
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
+    @dataclass(frozen=True)
+    class Other(TinyClassification):
+        smooth: float = 0.1
+
+    trainer(tmp_path).save()
+    with pytest.raises(ValueError, match=r"recipe: 'TinyClassification' there, 'Other' now; smooth: None there"):
+        trainer(tmp_path, recipe=Other()).load()
+    checkpoints.save_tensors(tmp_path / "checkpoint.safetensors", {"a": torch.ones(1)}, {})
+    with pytest.raises(ValueError, match="no checkpoint of this kind"):
+        trainer(tmp_path).load()
+
+
+def test_a_run_with_a_constant_rate_may_be_made_longer(tmp_path):
+    constant = TinyClassification(Optimizer(0.02))
+    whole = trainer(tmp_path / "whole", recipe=constant, steps=20)
+    whole.fit(progress=False)
+    trainer(tmp_path / "part", recipe=constant, steps=8).fit(progress=False)
+    longer = trainer(tmp_path / "part", recipe=constant, steps=20)
+    assert longer.fit(progress=False)
+    assert all(torch.equal(t, state(longer)[name]) for name, t in state(whole).items())
+
+
+def test_averages_at_several_rates_lag_behind(tmp_path):
+    rates = (0.9, 0.5)
+    t = trainer(tmp_path, ema=rates)
+    expected = [{k: v.clone() for k, v in t.modules["model"].named_parameters()} for _ in rates]
     for step in range(6):
         t.train_step()
-        rate = min(0.9, (1 + step) / (10 + step))
-        for name, p in t.model.named_parameters():
-            expected[name] = rate * expected[name] + (1 - rate) * p.detach()
-    for name, p in t.ema.named_parameters():
-        torch.testing.assert_close(p, expected[name], rtol=1e-5, atol=1e-6)
+        for most, averages in zip(rates, expected, strict=True):
+            rate = min(most, (1 + step) / (10 + step))
+            for name, p in t.modules["model"].named_parameters():
+                averages[name] = rate * averages[name] + (1 - rate) * p.detach()
+    for number, averages in enumerate(expected):
+        for name, p in t.average(rate=number).named_parameters():
+            torch.testing.assert_close(p, averages[name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_loss_that_is_not_finite_stops(data, tmp_path):
-    def diverged(model, images, labels, generator):
-        return loss(model, images, labels, generator) * float("nan")
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path):
+    found = []
+    for parts in (1, 4):
+        t = trainer(tmp_path / str(parts), accumulate=parts, recipe=TinyClassification(Optimizer(0.1, "sgd", clip=0)),
+                    model=Tiny(norm=False, dropout=0.0).double())  # fmt: skip
+        t.train_step()
+        found.append(torch.cat([p.flatten() for p in t.modules["model"].parameters()]))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
 
-    t = Trainer(Tiny(), diverged, data, TrainerConfig(steps=3, batch_size=16, bf16=False), tmp_path)
-    with pytest.raises(FloatingPointError, match="step 3"):
+
+def test_several_optimizers_with_their_own_rhythm(tmp_path):
+    @dataclass(frozen=True)
+    class Two:
+        first: Optimizer = Optimizer(0.1, "sgd", clip=0.0)
+        second: Optimizer = Optimizer(0.2, "sgd", clip=0.0)
+        output: ClassVar[str] = "first"
+        averaged: ClassVar[tuple[str, ...]] = ("first",)
+        kept: ClassVar[tuple[str, ...]] = ()
+        pairs: ClassVar[bool] = False
+
+        def losses(self, networks, batch):
+            yield "second", (networks.second.weight - 1).square().sum() + networks.first.weight.sum()
+            if batch.step % 3 == 0:
+                # The second network has just moved, and what reaches it here is thrown away.
+                yield "first", (networks.first.weight - networks.second.weight).square().sum()
+
+    networks = {name: nn.Linear(1, 1, bias=False) for name in ("first", "second")}
+    for n in networks.values():
+        nn.init.constant_(n.weight, 0.5)
+    t = Trainer(Two(), networks, tiny_images(), TrainerConfig(4, 16, bf16=False), tmp_path)
+    a, b = 0.5, 0.5
+    for step in range(4):
+        t.train_step()
+        b -= 0.2 * 2 * (b - 1)
+        if step % 3 == 0:
+            a -= 0.1 * 2 * (a - b)
+        assert t.modules["second"].weight.item() == pytest.approx(b, abs=1e-6)
+        assert t.modules["first"].weight.item() == pytest.approx(a, abs=1e-6)
+    assert set(t.latest) == {"first", "second"}
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
+    t = trainer(tmp_path, spoil=3)
+    t.fit(progress=False, steps=2)
+    with pytest.raises(FloatingPointError, match=r"the loss of model became nan at step 4; .* is whole"):
         t.fit(progress=False)
+    again = trainer(tmp_path)
+    again.load()
+    assert again.step == 2
 
 
-def test_learning_rate():
-    config = TrainerConfig(steps=110, warmup=10, learning_rate=1.0)
-    assert config.learning_rate_at(0) == pytest.approx(0.1)
-    assert config.learning_rate_at(9) == pytest.approx(1.0)
-    assert config.learning_rate_at(60) == pytest.approx(0.5)
-    assert config.learning_rate_at(109) < 0.001
-    with pytest.raises(ValueError, match="steps"):
+def test_weights_that_are_not_finite_are_never_written(tmp_path):
+    t = trainer(tmp_path)
+    t.train_step()
+    t.save()
+    with torch.no_grad():
+        next(t.modules["model"].parameters()).fill_(float("inf"))
+    with pytest.raises(FloatingPointError, match="is whole"):
+        t.save()
+    trainer(tmp_path).load()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    t = trainer(tmp_path)
+    t.train_step()
+    t.save()
+
+    def full(_tensors, path, _metadata):
+        path.write_bytes(b"half of a file")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    t.train_step()
+    with pytest.raises(OSError, match="No space left"):
+        t.save()
+    assert not list(tmp_path.glob(".*"))
+    again = trainer(tmp_path)
+    again.load()
+    assert again.step == 1
+
+
+def test_validation_sees_the_average(tmp_path):
+    seen = []
+
+    def validate(network, step):
+        seen.append((step, copy.deepcopy(network.state_dict())))
+        return {"size": 1.5}
+
+    t = trainer(tmp_path, steps=7, validate=validate, validate_every=3)
+    t.fit(progress=False)
+    assert [step for step, _ in seen] == [3, 6, 7]
+    assert all(torch.equal(v, t.average().state_dict()[k]) for k, v in seen[-1][1].items())
+    assert t.validations == [(3, {"size": 1.5}), (6, {"size": 1.5}), (7, {"size": 1.5})]
+    assert "size 1.5" in t.note(0.0)
+
+
+def test_logs_for_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    t = trainer(tmp_path, steps=3)
+    t.fit(progress=False)
+    t.ranks.close()
+    assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_bad_settings(tmp_path):
+    with pytest.raises(ValueError, match="at least 1"):
         TrainerConfig(steps=0)
+    with pytest.raises(ValueError, match="ema needs"):
+        TrainerConfig(steps=1, ema=(1.0,))
+    with pytest.raises(ValueError, match="cannot be cut into 1 ranks times 3 parts"):
+        trainer(tmp_path, accumulate=3)
+    with pytest.raises(ValueError, match="a batch of 128 was asked for, and there are 64 samples"):
+        trainer(tmp_path, batch_size=128)
+    recipe = dataclasses.replace(TinyClassification())
+    with pytest.raises(ValueError, match="TinyClassification needs the networks model"):
+        Trainer(recipe, {"net": Tiny()}, tiny_images(), TrainerConfig(1, 16), tmp_path)
+
+
+def test_each_image_comes_once_an_epoch(tmp_path):
+    data = tiny_images()
+    t = trainer(tmp_path, data=ImageData(data.images, torch.arange(64)))
+    seen = []
+    for _ in range(4):
+        seen += t.batches()[0].conditioning["label"].tolist()
+        t.step += 1
+    assert sorted(seen) == list(range(64))

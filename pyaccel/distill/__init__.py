@@ -1,0 +1,26 @@
+"""Distillation: students that sample in one to four calls. One file for each recipe; the Trainer does the rest.
+
+A recipe is a frozen dataclass of its paper's hyper-parameters; see :mod:`pyaccel.training.recipe` for what it has to
+say. ``RECIPES`` are those of the command ``pyaccel distill``.
+"""
+
+from .consistency import Consistency
+from .dmd2 import DMD2
+from .knowledge import KnowledgeDistillation
+from .meanflow import MeanFlow
+from .progressive import ProgressiveDistillation
+from .scm import ContinuousConsistency
+
+RECIPES = {
+    "consistency": Consistency,
+    "dmd2": DMD2,
+    "kd": KnowledgeDistillation,
+    "meanflow": MeanFlow,
+    "progressive": ProgressiveDistillation,
+    "scm": ContinuousConsistency,
+}
+
+__all__ = [
+    "DMD2", "RECIPES", "Consistency", "ContinuousConsistency", "KnowledgeDistillation", "MeanFlow",
+    "ProgressiveDistillation",
+]  # fmt: skip

@@ -1,0 +1,48 @@
+"""Settings of the recipes for small models and short trainings, such as those of the zoo.
+
+The recipes' own defaults are their papers', for large models and weeks of GPUs.
+"""
+
+from __future__ import annotations
+
+from ..training.optimizers import Optimizer
+from ..training.recipe import Recipe
+from ..training.trainer import TrainerConfig
+from .consistency import Consistency
+from .dmd2 import DMD2
+from .knowledge import KnowledgeDistillation
+from .meanflow import MeanFlow
+from .progressive import ProgressiveDistillation
+from .scm import ContinuousConsistency
+
+_RATE = Optimizer(3e-4, "adam", warmup=100, decay="cosine")
+
+PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
+    "consistency": (
+        Consistency(_RATE, levels=10, most_levels=80, mean=-0.5, std=1.6, training_steps=4000),
+        TrainerConfig(steps=4000),
+    ),
+    "dmd2": (
+        DMD2(
+            student=Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0),
+            critic=Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0),
+            ratio=3,
+            gan=0.03,
+            gan_critic=0.1,
+        ),
+        TrainerConfig(steps=4000, batch_size=64, ema=(0.995,)),
+    ),
+    "kd": (KnowledgeDistillation(_RATE), TrainerConfig(steps=6000, flip=False)),
+    "meanflow": (
+        MeanFlow(_RATE, equal=0.25, mean=-0.4, std=1.2, velocity="teacher", tangent="finite", h=0.02),
+        TrainerConfig(steps=4000),
+    ),
+    "progressive": (
+        ProgressiveDistillation(Optimizer(3e-4, "adam", decay="linear", cycle=1000), start_steps=16, phase=1000),
+        TrainerConfig(steps=5000),
+    ),
+    "scm": (
+        ContinuousConsistency(_RATE, Optimizer(1e-3, "adam", clip=0.0), warmup=1000, tangent="finite", h=0.02),
+        TrainerConfig(steps=4000),
+    ),
+}  # fmt: skip

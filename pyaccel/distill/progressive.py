@@ -1,0 +1,108 @@
+"""Progressive distillation: one step of the student does what two steps of the teacher do, again and again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..denoiser import Denoiser
+from ..solvers import Plan
+from ..solvers.ddim import ddim
+from ..training.batch import Batch
+from ..training.optimizers import Optimizer
+from ..training.recipe import Losses, Networks, module_of, unwrapped
+from .students import copy_weights, per_sample, student_of, teacher_of
+
+
+def ddim_step(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, conditioning: dict) -> Tensor:
+    """DDIM from the times t [b] down to s [b]: x_s = alpha_s·x0(x_t) + sigma_s·eps(x_t) (Song et al. 2021, eq. 12)."""
+    x0 = denoiser.predict("sample", x, t, **conditioning)
+    return ddim_transfer(denoiser, x, x0, t, s)
+
+
+def ddim_transfer(denoiser: Denoiser, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """x_s = (sigma_s/sigma_t)·x_t + (alpha_s − (sigma_s/sigma_t)·alpha_t)·x0, for sigma_t above 0."""
+    schedule = denoiser.schedule
+    ratio = schedule.sigma(s) / schedule.sigma(t)
+    coefficients = torch.stack([ratio, schedule.alpha(s) - ratio * schedule.alpha(t)], dim=-1)[:, None]
+    return ops.linear_combination([x, x0], coefficients)[0]
+
+
+@torch.no_grad()
+def two_step_target(teacher: Denoiser, x: Tensor, t: Tensor, middle: Tensor, s: Tensor, conditioning: dict) -> Tensor:
+    """The x0 with which one DDIM step from t to s lands where the teacher's two, by ``middle``, land (Algorithm 2).
+
+    x̃ = (x_s − (sigma_s/sigma_t)·x_t) / (alpha_s − (sigma_s/sigma_t)·alpha_t)
+    """
+    schedule = teacher.schedule
+    x_s = ddim_step(teacher, ddim_step(teacher, x, t, middle, conditioning), middle, s, conditioning)
+    ratio = schedule.sigma(s) / schedule.sigma(t)
+    scale = 1 / (schedule.alpha(s) - ratio * schedule.alpha(t))
+    return ops.linear_combination([x_s, x], torch.stack([scale, -ratio * scale], dim=-1)[:, None])[0]
+
+
+def truncated_snr_loss(sample: Tensor, target: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """max(‖x̃ − x0‖², ‖ε̃ − ε‖²), means over elements: the weight max(1, alpha²/sigma²) on x0 (section 4)."""
+    weight = (alpha / sigma).square().clamp_min(1.0)
+    return (weight.to(sample.dtype) * (sample - target).flatten(1).square().mean(1)).mean()
+
+
+@dataclass(frozen=True)
+class ProgressiveDistillation:
+    """Salimans & Ho 2022, arXiv 2202.00512, Algorithm 2.
+
+    The first student makes ``start_steps`` steps; after every ``phase`` training steps the student becomes the teacher
+    and the number is halved, down to ``end_steps``. ``student.cycle`` should be ``phase``, so that the learning rate
+    begins anew in each. Those of a run: ``phase``·log2(2·start_steps/end_steps).
+    """
+
+    student: Optimizer = Optimizer(5e-5, "adam", decay="linear", cycle=1000)
+    start_steps: int = 16
+    end_steps: int = 1
+    phase: int = 1000
+
+    output: ClassVar[str] = "student"
+    averaged: ClassVar[tuple[str, ...]] = ("student",)
+    kept: ClassVar[tuple[str, ...]] = ("teacher",)
+    pairs: ClassVar[bool] = False
+
+    def __post_init__(self):
+        ratio, rest = divmod(self.start_steps, self.end_steps) if self.end_steps > 0 else (0, 0)
+        if ratio < 1 or rest or ratio & (ratio - 1) or self.phase < 1:
+            raise ValueError(
+                "progressive distillation halves start_steps until it is end_steps, every `phase` steps; got "
+                f"start_steps={self.start_steps}, end_steps={self.end_steps}, phase={self.phase}"
+            )
+
+    def steps_at(self, step: int) -> int:
+        """The student's number of steps at a step of the training."""
+        return max(self.end_steps, self.start_steps >> step // self.phase)
+
+    def networks(self, teacher: Denoiser) -> dict:
+        """The student, and the teacher that it replaces now and then."""
+        return {"student": student_of(teacher), "teacher": student_of(teacher_of(teacher))}
+
+    def losses(self, networks: Networks, batch: Batch) -> Losses:
+        """One step of Algorithm 2."""
+        student, teacher = networks.student, networks.teacher
+        steps = self.steps_at(batch.step)
+        if batch.step % self.phase == 0 and batch.step > 0 and steps < self.steps_at(batch.step - 1):
+            for network in (teacher, student):
+                copy_weights(module_of(networks.ema["student"]), module_of(unwrapped(network)))
+        schedule, x0 = student.schedule, batch.x
+        first = ddim(schedule, 1, prediction=student.prediction).times[0]
+        t = torch.ceil(batch.uniform() * steps) / steps * first
+        middle, s = t - 0.5 * first / steps, (t - first / steps).clamp_min(0.0)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        x = per_sample(alpha, x0) * x0 + per_sample(sigma, x0) * batch.normal()
+        target = two_step_target(teacher, x, t, middle, s, batch.conditioning)
+        sample = student.predict("sample", x, t, **batch.conditioning)
+        yield "student", truncated_snr_loss(sample, target, alpha, sigma)
+
+    def plan(self, student: Denoiser, steps: int) -> Plan:
+        """How the student is sampled: DDIM with the steps that it has learned."""
+        return ddim(student.schedule, steps, prediction=student.prediction)

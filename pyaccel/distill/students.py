@@ -1,0 +1,61 @@
+"""Students made from teachers: the same network with the same weights, and what its first times are."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from ..denoiser import Denoiser
+from ..solvers import Plan
+from ..solvers.students import lcm
+
+
+def student_of(teacher: Denoiser, second_time: bool = False) -> Denoiser:
+    """A copy of the teacher without guidance, in float32; with ``second_time`` it takes the time ``to``, too.
+
+    ValueError where the network has no place for a second time.
+    """
+    model = copy.deepcopy(teacher.model).float()
+    if second_time:
+        if not hasattr(model, "add_second_time"):
+            raise ValueError(
+                f"{type(model).__name__} takes one time, and this recipe's student needs two: a network with a method "
+                "add_second_time(), after which it takes `to`, such as pyaccel.models.DiT and UNet"
+            )
+        model.add_second_time()
+    return dataclasses.replace(teacher, model=model, guidance=1.0, dtype=None)
+
+
+def teacher_of(teacher: Denoiser) -> Denoiser:
+    """The teacher itself, to be asked in the precision of the training."""
+    return dataclasses.replace(teacher, dtype=None)
+
+
+def require_flow(recipe: str, denoiser: Denoiser) -> None:
+    """ValueError unless the network predicts a flow on the schedule ``flow()``, as flow maps do."""
+    schedule = denoiser.schedule
+    if schedule.name != "flow" or denoiser.prediction != "flow":
+        raise ValueError(
+            f"{recipe} learns a flow map: it needs a teacher that predicts a flow on the schedule flow(), got "
+            f"{denoiser.prediction!r} on {schedule.name}"
+        )
+
+
+def consistency_plan(denoiser: Denoiser, steps: int, **options) -> Plan:
+    """Consistency multistep sampling: predict the sample, add fresh noise to the next level."""
+    return lcm(denoiser.schedule, steps, prediction=denoiser.prediction, **options)
+
+
+def per_sample(numbers: Tensor, like: Tensor) -> Tensor:
+    """Numbers [b] as [b, 1, ...], in the dtype of ``like`` [b, ...]."""
+    return numbers.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
+
+
+@torch.no_grad()
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """The parameters and buffers of one network into another of the same architecture."""
+    for mine, theirs in zip(target.state_dict().values(), source.state_dict().values(), strict=True):
+        mine.copy_(theirs)

@@ -1,0 +1,174 @@
+"""``pyaccel distill``: from a teacher of the zoo and a recipe to a student, its card and its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .. import zoo
+from ..denoiser import Denoiser
+from ..distill.presets import PRESETS
+from ..names import look_up
+from ..training.datasets import open_dataset
+from ..training.datasets.pairs import Pairs
+from ..training.parallel import Ranks
+from ..training.recipe import Recipe
+from ..training.record import machine, versions, write_record
+from ..training.teacher import load_teacher
+from ..training.trainer import Trainer, TrainerConfig
+from .figures import image_grid
+from .sampling import fashion_quality, generate
+from .students import student_figures
+
+SHOWN = 64
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """One run of ``pyaccel distill``; ``run`` and ``recipe`` decide the student, the rest where and how long.
+
+    Attributes:
+        teacher: A model of the zoo, the student's beginning.
+        guidance: The teacher's classifier-free guidance; 1 is none.
+        data: fashion-mnist, a folder of images, or shards; for kd a folder that pyaccel teacher made.
+        recipe: The recipe's hyper-parameters.
+        run: Steps, batches, averages.
+        minutes: End after so many, and write the student that there is then.
+        validate_every: Steps between looks at the student, with FID and pictures; 0 is only at the end.
+        validate_count: Images for that FID.
+        count: Images for the figures on the card.
+        checkpoint_every: Seconds between checkpoints.
+        sharding: How networks lie on several ranks: a copy on each, or cut into shards.
+        device: cpu, cuda, cuda:1; by default what is there.
+        out: Folder of the run; default runs/TEACHER-RECIPE.
+        name: Of the student; default TEACHER-RECIPE.
+    """
+
+    recipe: Recipe
+    run: TrainerConfig
+    teacher: str = "fashion-dit"
+    guidance: float = 1.0
+    data: str = "fashion-mnist"
+    minutes: float | None = None
+    validate_every: int = 500
+    validate_count: int = 1000
+    count: int = 10_000
+    checkpoint_every: float = 120.0
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    device: str | None = None
+    out: Path | None = None
+    name: str | None = None
+
+    def folder(self, recipe: str) -> Path:
+        """Where the run is."""
+        return self.out or Path("runs") / self.student(recipe)
+
+    def student(self, recipe: str) -> str:
+        """What the student is called."""
+        return self.name or f"{self.teacher}-{recipe}"
+
+
+def default_run(recipe: str) -> Distillation:
+    """The settings of a recipe for the zoo's teachers; ValueError, with the nearest name, for an unknown one."""
+    settings, run = look_up("recipe", recipe, PRESETS)
+    return Distillation(settings, run)
+
+
+def distill(recipe: str, job: Distillation, progress: bool = True) -> Trainer:
+    """Trains a student in its folder, going on where an earlier run stood, and writes it with its card and pictures.
+
+    Where the training was asked to stop by a signal, nothing is written but the checkpoint.
+    """
+    folder = job.folder(recipe)
+    ranks = Ranks(folder, job.sharding, job.device)
+    teacher = zoo.load(job.teacher, guidance=job.guidance, device=ranks.device)
+    data = _data(job, teacher)
+    validate = _validation(job.recipe, folder, job.validate_count) if job.validate_count else None
+    trainer = Trainer(
+        job.recipe, job.recipe.networks(teacher), data, job.run, folder, ranks=ranks, validate=validate,
+        validate_every=job.validate_every, checkpoint_seconds=job.checkpoint_every,
+    )  # fmt: skip
+    if ranks.main:
+        write_record(folder, job)
+    trainer.fit(progress=progress, seconds=None if job.minutes is None else 60 * job.minutes)
+    ranks.close()
+    if not trainer.stopped:
+        student = trainer.denoiser()
+        if ranks.main:
+            write_student(recipe, job, trainer, student, progress)
+        ranks.wait()
+    return trainer
+
+
+def _data(job: Distillation, teacher: Denoiser):
+    if not job.recipe.pairs:
+        return open_dataset(job.data, size=teacher.model.size, channels=teacher.model.channels)
+    schedule = [teacher.schedule.name, teacher.schedule.parameters]
+    if not Path(job.data).is_dir():
+        raise ValueError(
+            f"this recipe learns from a teacher's samples and their noise; make them with pyaccel teacher --model "
+            f"{job.teacher} --out FOLDER, and say --data FOLDER"
+        )
+    pairs, _ = load_teacher(job.data, model=job.teacher, schedule=schedule, guidance=job.guidance)
+    return Pairs(pairs)
+
+
+def _validation(recipe: Recipe, folder: Path, count: int) -> Callable[[Denoiser, int], dict[str, float]]:
+    """FID with one and two calls, and a picture of what one call gives."""
+
+    def validate(student: Denoiser, step: int) -> dict[str, float]:
+        values = {}
+        for calls in (1, 2):
+            samples = generate(student, recipe.plan(student, calls), count)
+            values[f"fid {calls}"] = fashion_quality(samples).fid
+            if calls == 1:
+                image_grid(folder / "samples" / f"step-{step:06d}.png", samples.images[:SHOWN])
+        return values
+
+    return validate
+
+
+def write_student(recipe: str, job: Distillation, trainer: Trainer, student: Denoiser, progress: bool) -> None:
+    """Writes the weights, the card and samples.png into the folder of the run."""
+    folder, name = job.folder(recipe), job.student(recipe)
+    figures, pictures = student_figures(student, lambda calls: job.recipe.plan(student, calls), job.count, progress)
+    image_grid(folder / "samples.png", pictures)
+    zoo.save(student.model, student_card(recipe, job, trainer, student, figures), folder)
+    trainer.folder.joinpath("samples").mkdir(exist_ok=True)
+    print(f"student: {folder / name}.safetensors")
+
+
+def student_card(
+    recipe: str, job: Distillation, trainer: Trainer, student: Denoiser, figures: dict[str, Any]
+) -> dict[str, Any]:
+    """What is known of a student."""
+    of_teacher, schedule = zoo.card(job.teacher), student.schedule
+    plan = job.recipe.plan(student, 1)
+    second_time = getattr(student.model.conditioning, "interval", None) is not None
+    options = of_teacher["options"] | ({"second_time": True} if second_time else {})
+    return {
+        "name": job.student(recipe),
+        "architecture": of_teacher["architecture"],
+        "options": options,
+        "parameters": sum(p.numel() for p in student.model.parameters()),
+        "data": of_teacher["data"],
+        "classes": of_teacher["classes"],
+        "schedule": {"name": schedule.name, "parameters": schedule.parameters},
+        "prediction": student.prediction,
+        "teacher": job.teacher,
+        "recipe": recipe,
+        "paper": (type(job.recipe).__doc__ or "").strip().split("\n")[0],
+        "sampler": {"solver": plan.solver, "steps": 1},
+        "training": {
+            "command": versions()["command"],
+            "steps": trainer.step,
+            "minutes": round(trainer.seconds / 60, 1),
+            "machine": machine(),
+            "pyaccel": versions()["pyaccel"],
+            "config": trainer.all_settings(),
+        },
+        "figures": figures,
+        "figures measured": f"{job.count} samples, seed 0, float32; features of fashion-classifier; 95 % intervals",
+    }
