@@ -14,6 +14,7 @@ import argparse
 import copy
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,7 +42,7 @@ class MLP(nn.Module):
     def __init__(self, width: int = 64, depth: int = 4):
         super().__init__()
         sizes = [2, *[width] * depth]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.last = nn.Linear(width, 1)
         self.gap: nn.Linear | None = None
 
@@ -124,10 +125,12 @@ RECIPES = {
     "consistency (ECT)": (
         distill.Consistency(RATE, "data", "ect", training_steps=STEPS), False, "0.040-0.057"),
     "scm (distilled)": (distill.ContinuousConsistency(RATE, source="teacher", sigma_data=1.0, warmup=200), True, ""),
-    "scm (data)": (distill.ContinuousConsistency(RATE, source="data", sigma_data=1.0, warmup=200), False, "0.012-0.023"),
+    "scm (data)": (
+        distill.ContinuousConsistency(RATE, source="data", sigma_data=1.0, warmup=200), False, "0.012-0.023"),
     "meanflow (data)": (distill.MeanFlow(RATE), False, "0.056-0.091"),
     "meanflow (teacher)": (distill.MeanFlow(RATE, equal=0.25, velocity="teacher"), True, ""),
-    "dmd2": (distill.DMD2(Optimizer(1e-3, "adam"), Optimizer(1e-3, "adam"), ratio=2, gan=0.0, gan_critic=0.0), True, ""),
+    "dmd2": (
+        distill.DMD2(Optimizer(1e-3, "adam"), Optimizer(1e-3, "adam"), ratio=2, gan=0.0, gan_critic=0.0), True, ""),
 }  # fmt: skip
 
 

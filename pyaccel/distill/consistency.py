@@ -20,13 +20,13 @@ from .students import consistency_plan, copy_weights, per_sample, student_of, te
 
 
 def karras_levels(count: int, least: float, most: float, rho: float = 7.0) -> Tensor:
-    """``count`` + 1 noise levels sigma/alpha, rising, evenly spaced in their rho-th root (Karras et al. 2022, eq. 5)."""
+    """``count`` + 1 noise levels sigma/alpha, rising, evenly spaced in their rho-th roots (Karras 2022, eq. 5)."""
     ends = (x ** (1 / rho) for x in (least, most))
     return torch.linspace(*ends, count + 1, dtype=torch.float64) ** rho
 
 
 def level_probabilities(levels: Tensor, mean: float, std: float) -> Tensor:
-    """[N] for N + 1 levels: those of a log-normal noise level that is rounded to them (Song & Dhariwal 2023, eq. 10)."""
+    """[N] for N + 1 levels: those of a log-normal level that is rounded to them (Song & Dhariwal 2023, eq. 10)."""
     z = torch.erf((levels.log() - mean) / (math.sqrt(2) * std))
     p = z[1:] - z[:-1]
     return p / p.sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -21,7 +22,7 @@ from .students import consistency_plan, per_sample, student_of, teacher_of
 
 
 def distribution_matching_loss(sample: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-    """½·mean (x − sg(x − g))² with g = (x̂_fake − x̂_real)/mean|x − x̂_real|, whose gradient by x is g/(number of elements).
+    """½·mean (x − sg(x − g))² with g = (x̂_fake − x̂_real)/mean|x − x̂_real|, whose gradient by x is g/(elements).
 
     ``sample`` x [b, ...] with its graph; ``real`` and ``fake`` [b, ...], what the teacher and the critic make of x with
     noise (Yin et al. 2023, arXiv 2311.18828, eq. 7 and 8).
@@ -51,7 +52,7 @@ def simulate(student: Denoiser, times: list[float], last: int, draw, conditionin
     x = schedule.sigma(times[0]) * noise
     ones = torch.ones(len(x), device=x.device, dtype=x.dtype)
     with torch.no_grad():
-        for t, s in zip(times[:last], times[1 : last + 1], strict=True):
+        for t, s in pairwise(times[: last + 1]):
             x0 = student.predict("sample", x, t * ones, **conditioning)
             x = ops.linear_combination([x0, draw()], [[schedule.alpha(s), schedule.sigma(s)]])[0]
     return x, times[last] * ones

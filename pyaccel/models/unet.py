@@ -38,8 +38,8 @@ class UNet(nn.Module):
     """``forward(x, t, label)``: x [B, channels, size, size], t [B] in [0, 1], label [B] or None -> like x.
 
     One resolution per entry of ``multipliers``, halved in between; attention at the lowest. ``size`` must be divisible
-    by 2^(len(multipliers) − 1). The label ``classes`` means "no label". With ``second_time`` there is one more argument,
-    the time ``to`` [B] of flow maps (see :class:`.layers.Conditioning`).
+    by 2^(len(multipliers) − 1). The label ``classes`` means "no label". With ``second_time`` there is one more
+    argument, the time ``to`` [B] of flow maps (see :class:`.layers.Conditioning`).
     """
 
     def __init__(

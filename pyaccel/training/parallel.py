@@ -1,4 +1,4 @@
-"""Networks over ranks: replicas that share their gradients (DDP), or shards (FSDP2); and their whole state for files."""
+"""Networks over ranks: replicas that share their gradients (DDP), or shards (FSDP2); and their whole state."""
 
 from __future__ import annotations
 
