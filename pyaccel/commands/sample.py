@@ -11,8 +11,8 @@ from .options import parse_options
 
 @click.command(short_help="Draw samples from a model of the zoo.")
 @click.option("--model", required=True, help="A model of the zoo; see: pyaccel models.")
-@click.option("--solver", default="unipc", show_default=True, help="Any; see: pyaccel solvers.")
-@click.option("--steps", type=int, default=8, show_default=True)
+@click.option("--solver", help="Any, see: pyaccel solvers; default: unipc, and for a student its own.")
+@click.option("--steps", type=int, help="Default: 8, and for a student 1.")
 @click.option("--plan", "plan_name", help="A trained plan of the zoo, e.g. gas-4, or FILE.json; instead of a solver.")
 @click.option("--solver-order", type=int, help="The same as -o order=N; default: the solver's own.")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the solver, e.g. -o eta=0.5.")
@@ -31,8 +31,8 @@ from .options import parse_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="FILE.png (a grid) or FILE.safetensors.")
 def sample(
     model: str,
-    solver: str,
-    steps: int,
+    solver: str | None,
+    steps: int | None,
     plan_name: str | None,
     solver_order: int | None,
     options: tuple[str, ...],
@@ -82,7 +82,11 @@ def sample(
     if plan_name is not None:
         plan = zoo.plan(model, plan_name)
     else:
-        plan = make_plan(solver, denoiser.schedule, steps, **{"grid": grid, **settings})
+        own_solver, own_steps = zoo.sampler(model) or ("unipc", 8)
+        solver, steps = solver or own_solver, own_steps if steps is None else steps
+        plan = make_plan(
+            solver, denoiser.schedule, steps, **{"grid": grid, "prediction": denoiser.prediction, **settings}
+        )
     of_cache = parse_options(cache_options)
     for key, value in (("interval", interval), ("order", order)):
         if value is not None and of_cache.setdefault(key, value) != value:

@@ -11,6 +11,7 @@ from .. import zoo
 from ..denoiser import Denoiser
 from ..distill.presets import PRESETS
 from ..names import look_up
+from ..training.checkpoints import load_tensors
 from ..training.datasets import open_dataset
 from ..training.datasets.pairs import Pairs
 from ..training.parallel import Ranks
@@ -30,7 +31,8 @@ class Distillation:
     """One run of ``pyaccel distill``; ``run`` and ``recipe`` decide the student, the rest where and how long.
 
     Attributes:
-        teacher: A model of the zoo, the student's beginning.
+        teacher: A model of the zoo, also the student's beginning.
+        start: Another beginning of the student: one of the zoo's students or a run's NAME.safetensors.
         guidance: The teacher's classifier-free guidance; 1 is none.
         data: fashion-mnist, a folder of images, or shards; for kd a folder that pyaccel teacher made.
         recipe: The recipe's hyper-parameters.
@@ -49,6 +51,7 @@ class Distillation:
     recipe: Recipe
     run: TrainerConfig
     teacher: str = "fashion-dit"
+    start: str | None = None
     guidance: float = 1.0
     data: str = "fashion-mnist"
     minutes: float | None = None
@@ -86,8 +89,11 @@ def distill(recipe: str, job: Distillation, progress: bool = True) -> Trainer:
     teacher = zoo.load(job.teacher, guidance=job.guidance, device=ranks.device)
     data = _data(job, teacher)
     validate = _validation(job.recipe, folder, job.validate_count) if job.validate_count else None
+    networks = job.recipe.networks(teacher)
+    if job.start is not None:
+        _start(networks[job.recipe.output], job.start)
     trainer = Trainer(
-        job.recipe, job.recipe.networks(teacher), data, job.run, folder, ranks=ranks, validate=validate,
+        job.recipe, networks, data, job.run, folder, ranks=ranks, validate=validate,
         validate_every=job.validate_every, checkpoint_seconds=job.checkpoint_every,
     )  # fmt: skip
     if ranks.main:
@@ -100,6 +106,17 @@ def distill(recipe: str, job: Distillation, progress: bool = True) -> Trainer:
             write_student(recipe, job, trainer, student, progress)
         ranks.wait()
     return trainer
+
+
+def _start(student: Denoiser, start: str) -> None:
+    """Loads the student's weights from a model of the zoo or a file; what is new in the student stays as it is."""
+    tensors = load_tensors(start)[0] if start.endswith(".safetensors") else zoo.load_model(start).state_dict()
+    mine = student.model.state_dict()
+    wrong = [name for name, t in tensors.items() if name not in mine or mine[name].shape != t.shape]
+    missing = [name for name in mine if name not in tensors and "interval" not in name]
+    if wrong or missing:
+        raise ValueError(f"the student cannot begin with {start}: {(wrong + missing)[0]} does not fit the teacher's")
+    student.model.load_state_dict({name: t.float() for name, t in tensors.items()}, strict=False)
 
 
 def _data(job: Distillation, teacher: Denoiser):

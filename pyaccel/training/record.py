@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
         "command": " ".join(sys.argv),
         "pyaccel": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "machine": machine(),
     }
     commit = _git("rev-parse", "HEAD")

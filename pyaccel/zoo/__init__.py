@@ -78,6 +78,12 @@ def load(
     return Denoiser(model, schedule, facts["prediction"], guidance, unconditional, batched, dtype)
 
 
+def sampler(name: str) -> tuple[str, int] | None:
+    """(solver, steps) that a student of the zoo is for; None for a model that any solver may sample."""
+    facts = card(name).get("sampler")
+    return (facts["solver"], facts["steps"]) if facts else None
+
+
 PLANS = FOLDER / "plans"
 
 
