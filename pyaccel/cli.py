@@ -75,7 +75,7 @@ def models() -> None:
     table = Table("model", "what", "parameters", "trained", "figures")
     for card in zoo.cards():
         training = card["training"]
-        figures = ", ".join(f"{name} {value}" for name, value in card["figures"].items())
+        figures = ", ".join(f"{k} {v}" for k, v in card["figures"].items() if not k.startswith("interval"))
         what = f"{card['architecture']}, {card['prediction']}" if "prediction" in card else card["architecture"]
         trained = f"{training['steps']} steps, {training['minutes']} min"
         table.add_row(card["name"], what, f"{card['parameters'] / 1e6:.2f} M", trained, figures)

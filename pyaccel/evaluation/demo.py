@@ -37,6 +37,12 @@ class Method:
     family: str
     plan: Plan
     cache: Callable[[], Cache] | None = None
+    model: str = MODEL
+
+    @property
+    def follows(self) -> bool:
+        """Whether it solves the ODE of the demo's model, so that its samples can be compared with the solution."""
+        return self.model == MODEL and not self.plan.stochastic
 
 
 def methods(denoiser: Denoiser, full: bool = False) -> list[Method]:
@@ -57,6 +63,14 @@ def methods(denoiser: Denoiser, full: bool = False) -> list[Method]:
         for name in TRAINED
         if name in zoo.plan_names(MODEL)
     ]
+    students = [
+        Method(
+            f"{name.removeprefix(f'{MODEL}-')} student, {steps} step{'s' if steps > 1 else ''}", "students",
+            zoo.student_plan(name, steps), model=name,
+        )
+        for name in zoo.students(MODEL)
+        for steps in (1, 2)
+    ]  # fmt: skip
     sde = [
         row(f"Euler–Maruyama, {SDE_STEPS} steps", "SDE", "euler_maruyama", SDE_STEPS),
         row(f"DDPM, {SDE_STEPS} steps", "SDE", "ddpm", SDE_STEPS),
@@ -74,6 +88,7 @@ def methods(denoiser: Denoiser, full: bool = False) -> list[Method]:
         row("UniPC, 10 steps + TaylorSeer every 2nd", "caching", "unipc", 10, interval=2),
         row("UniPC, 5 steps (as many full calls)", "few steps", "unipc", 5),
         *trained,
+        *students,
     ]
 
 
@@ -102,11 +117,10 @@ def run(
         for method in table:
             bar.note(method.name)
             cache = method.cache() if method.cache else None
-            samples = generate(
-                denoiser, method.plan, count, seed=seed, cache=cache, bar=_Scaled(bar, method.plan.calls)
-            )
+            sampled = denoiser if method.model == MODEL else zoo.load(method.model, dtype=dtype)
+            samples = generate(sampled, method.plan, count, seed=seed, cache=cache, bar=_Scaled(bar, method.plan.calls))
             row = {"name": method.name, "family": method.family, **columns_of(samples, fashion_quality(samples))}
-            rows.append(row | {"rmse": None if method.plan.stochastic else rmse(samples.images[:exact], truth)})
+            rows.append(row | {"rmse": None if not method.follows else rmse(samples.images[:exact], truth)})
             pictures[method.name] = samples.images[:20]
     baseline = next((row for row in rows if row["name"] == BASELINE), rows[0])
     for row in rows:

@@ -99,12 +99,12 @@ def distill(recipe: str, job: Distillation, progress: bool = True) -> Trainer:
     if ranks.main:
         write_record(folder, job)
     trainer.fit(progress=progress, seconds=None if job.minutes is None else 60 * job.minutes)
-    ranks.close()
     if not trainer.stopped:
-        student = trainer.denoiser()
+        student = trainer.denoiser()  # of shards, all ranks have a part
         if ranks.main:
             write_student(recipe, job, trainer, student, progress)
         ranks.wait()
+    ranks.close()
     return trainer
 
 

@@ -8,10 +8,10 @@ from html import escape
 STYLE = """
 :root { color-scheme: light dark; --paper: #f4f5f7; --card: #ffffff; --text: #1b1f27; --faint: #6a7280; --line: #e3e6eb;
   --best: #0b7a4b; --best-paper: #e2f5ea; --baseline: #4b5563; --few: #2563eb; --caching: #d9670b;
-  --sde: #8b3fd1; }
+  --sde: #8b3fd1; --students: #0b8a54; }
 @media (prefers-color-scheme: dark) { :root { --paper: #0f1217; --card: #171b22; --text: #e8eaee; --faint: #98a1af;
   --line: #2e3541; --best: #6fdba6; --best-paper: #143626; --baseline: #b8c0cc; --few: #6ea8fe; --caching: #f5a155;
-  --sde: #c29bf5; } }
+  --sde: #c29bf5; --students: #6fdba6; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--text);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
@@ -36,6 +36,7 @@ td.best .value { background: var(--best-paper); color: var(--best); font-weight:
 .name { font-weight: 600; }
 .dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 8px; }
 .few-steps { background: var(--few); } .caching { background: var(--caching); } .SDE { background: var(--sde); }
+.students { background: var(--students); }
 .baseline { background: var(--baseline); } .other { background: var(--faint); }
 img { display: block; width: 100%; height: auto; }
 figure { margin: 0; padding: 10px; }

@@ -31,25 +31,29 @@ class Theme:
     few_steps: str
     caching: str
     sde: str
+    students: str
     best: tuple[str, ...]
 
     def of(self, name: str) -> str:
         """The colour of a family; families of other names are faint."""
-        colours = {"baseline": self.baseline, "few steps": self.few_steps, "caching": self.caching, "SDE": self.sde}
+        colours = {
+            "baseline": self.baseline, "few steps": self.few_steps, "caching": self.caching, "SDE": self.sde,
+            "students": self.students,
+        }  # fmt: skip
         return colours.get(name, self.faint)
 
 
 THEMES = {
     "light": Theme(
-        "#ffffff", "#1b1f27", "#6a7280", "#e3e6eb", "#4b5563", "#2563eb", "#d9670b", "#8b3fd1",
+        "#ffffff", "#1b1f27", "#6a7280", "#e3e6eb", "#4b5563", "#2563eb", "#d9670b", "#8b3fd1", "#0b8a54",
         ("#2563eb", "#d9670b", "#0b8a54", "#c2255c", "#8b3fd1", "#0c8599"),
     ),
     "dark": Theme(
-        "#171b22", "#e8eaee", "#98a1af", "#2e3541", "#b8c0cc", "#6ea8fe", "#f5a155", "#c29bf5",
+        "#171b22", "#e8eaee", "#98a1af", "#2e3541", "#b8c0cc", "#6ea8fe", "#f5a155", "#c29bf5", "#6fdba6",
         ("#6ea8fe", "#f5a155", "#6fdba6", "#f783ac", "#c29bf5", "#66d9e8"),
     ),
 }  # fmt: skip
-MARKERS = {"baseline": "s", "few steps": "o", "caching": "D", "SDE": "v"}
+MARKERS = {"baseline": "s", "few steps": "o", "caching": "D", "SDE": "v", "students": "^"}
 
 
 def to_pixels(samples: torch.Tensor) -> np.ndarray:

@@ -32,7 +32,7 @@ class _AsIs(nn.Module):
 
 def moments(features: torch.Tensor) -> Moments:
     """The sums of features [N, D], in float64. ValueError unless N ≥ 2."""
-    metric = FrechetInceptionDistance(_AsIs(_checked(features).shape[1]))
+    metric = FrechetInceptionDistance(_AsIs(_checked(features).shape[1]), sync_on_compute=False)
     metric.update(features.double(), real=True)
     return Moments(metric.real_features_sum, metric.real_features_cov_sum, int(metric.real_features_num_samples))
 
@@ -46,7 +46,7 @@ def frechet_distance(features: torch.Tensor, reference: Moments) -> float:
     width = reference.sum.shape[0]
     if _checked(features).shape[1] != width:
         raise ValueError(f"features have {features.shape[1]} columns, but the reference was made with {width}")
-    metric = FrechetInceptionDistance(_AsIs(width))
+    metric = FrechetInceptionDistance(_AsIs(width), sync_on_compute=False)  # of this process alone
     metric.real_features_sum = reference.sum.double()
     metric.real_features_cov_sum = reference.outer.double()
     metric.real_features_num_samples = torch.tensor(reference.count)

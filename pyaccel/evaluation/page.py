@@ -39,7 +39,7 @@ def _table(rows: Sequence[Row], baseline: Row) -> str:
     body = []
     for row in rows:
         group = family(row, row is baseline)
-        kind = group.replace(" ", "-") if group in ("few steps", "caching", "baseline", "SDE") else "other"
+        kind = group.replace(" ", "-") if group in ("few steps", "caching", "baseline", "SDE", "students") else "other"
         note = f'<span class="note">{escape(str(row["note"]))}</span>' if row.get("note") else ""
         cells = [f'<td><span class="dot {kind}"></span><span class="name">{escape(row["name"])}</span>{note}</td>']
         for column in COLUMNS:

@@ -81,6 +81,7 @@ class Loop:
         So too after so many ``seconds`` of this call, or so many ``steps`` of it. In any case the state is saved.
         ``callback(trainer)`` is called after every checkpoint.
         """
+        self.stopped = 0
         if self.checkpoint.exists():
             self.load()
         begun = saved = time.monotonic()
@@ -110,7 +111,8 @@ class Loop:
                     bar.note(self.note(value))
                 self.after_step()
                 bar.advance(1)
-            self.stopped = signals.number
+            if self.agree(signals.number > 0)[0]:
+                self.stopped = signals.number or signal.SIGTERM
             self.save()
             if callback is not None and self.main:
                 callback(self)

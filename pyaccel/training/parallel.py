@@ -52,7 +52,8 @@ class Ranks:
                     for block in part:
                         if sum(p.numel() for p in block.parameters()) and not isinstance(block, nn.ModuleList):
                             fully_shard(block, mesh=mesh)
-            fully_shard(module, mesh=mesh)
+            # The outermost too is cut again after each call: others read the parameters between calls.
+            fully_shard(module, mesh=mesh, reshard_after_forward=True)
         return module
 
     def share_gradients(self, module: nn.Module) -> nn.Module:
@@ -98,10 +99,8 @@ class Ranks:
         self.accelerator.log(values, step=step)
 
     def close(self) -> None:
-        """Ends the log."""
-        if self._logging:
-            self.accelerator.end_training()
-            self._logging = False
+        """Ends the log, and the connection between the ranks: nothing can be trained after it."""
+        self.accelerator.end_training()
 
 
 def _trackers() -> list[str]:

@@ -78,10 +78,24 @@ def load(
     return Denoiser(model, schedule, facts["prediction"], guidance, unconditional, batched, dtype)
 
 
+def students(teacher: str) -> list[str]:
+    """The students of a model."""
+    return [facts["name"] for facts in cards() if facts.get("teacher") == teacher]
+
+
 def sampler(name: str) -> tuple[str, int] | None:
     """(solver, steps) that a student of the zoo is for; None for a model that any solver may sample."""
     facts = card(name).get("sampler")
     return (facts["solver"], facts["steps"]) if facts else None
+
+
+def student_plan(name: str, steps: int) -> Plan:
+    """The plan of a student's own solver."""
+    from ..solvers.family import make_plan
+
+    facts = card(name)
+    schedule = schedules.from_name(facts["schedule"]["name"], **facts["schedule"]["parameters"])
+    return make_plan(facts["sampler"]["solver"], schedule, steps, prediction=facts["prediction"])
 
 
 PLANS = FOLDER / "plans"

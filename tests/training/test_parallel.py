@@ -25,7 +25,8 @@ ranks = Ranks(folder, sharding, "cpu")
 model = Tiny(norm=False, dropout=0.0).double()
 data = tiny_images()
 if what == "gradients":
-    t = trainer(folder, ranks=ranks, model=model, accumulate=2, recipe=TinyClassification(Optimizer(1.0, "sgd", clip=0.0)))
+    recipe = TinyClassification(Optimizer(1.0, "sgd", clip=0.0))
+    t = trainer(folder, ranks=ranks, model=model, accumulate=2, recipe=recipe)
     before = {k: v.clone() for k, v in t.average().state_dict().items()}
     t.train_step()
     from pyaccel.training.parallel import whole
