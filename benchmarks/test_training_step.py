@@ -15,7 +15,8 @@ from pyaccel import Denoiser, schedules
 from pyaccel.models import DiT
 from pyaccel.training.datasets import ImageData
 from pyaccel.training.losses import Denoising
-from pyaccel.training.trainer import Trainer, TrainerConfig
+from pyaccel.training.trainer import Trainer
+from pyaccel.training.trainer_config import TrainerConfig
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])

@@ -29,7 +29,8 @@ from pyaccel.progress import progress_bar
 from pyaccel.seeding import sample_noise, step_generator
 from pyaccel.training.losses import Denoising
 from pyaccel.training.optimizers import Optimizer
-from pyaccel.training.trainer import Trainer, TrainerConfig
+from pyaccel.training.trainer import Trainer
+from pyaccel.training.trainer_config import TrainerConfig
 
 MEANS, STDS, WEIGHTS = (np.array(v) for v in ((-0.5, 1.0), (0.1, 0.2), (0.3, 0.7)))
 STEPS, BATCH, COUNT = 1000, 2048, 100_000

@@ -55,7 +55,7 @@ def _run(recipe: str, rest: list[str]) -> None:
     from ..evaluation.distilling import Distillation, default_run
     from ..evaluation.distilling import distill as run
     from ..training.record import from_yaml, to_yaml
-    from ..training.trainer import TrainerConfig
+    from ..training.trainer_config import TrainerConfig
 
     default = default_run(recipe)
     if "--config" in rest:  # before the others, which change what it says

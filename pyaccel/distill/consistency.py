@@ -150,7 +150,7 @@ class Consistency:
             parameters = list(module_of(unwrapped(student)).parameters())
             if batch.step == 0:
                 copy_weights(module_of(unwrapped(student)), module_of(target))
-            else:
+            elif batch.first:
                 ops.ema_update(list(module_of(target).parameters()), parameters, self.target_rate)
         distance = distance_of(self.distance, x0.device)
         yield "student", consistency_loss(student, target, x_t, x_s, t, s, weight, distance, batch.conditioning)

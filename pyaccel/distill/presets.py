@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..training.optimizers import Optimizer
 from ..training.recipe import Recipe
-from ..training.trainer import TrainerConfig
+from ..training.trainer_config import TrainerConfig
 from .consistency import Consistency
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation

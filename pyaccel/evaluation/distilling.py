@@ -18,7 +18,8 @@ from ..training.parallel import Ranks
 from ..training.recipe import Recipe
 from ..training.record import machine, versions, write_record
 from ..training.teacher import load_teacher
-from ..training.trainer import Trainer, TrainerConfig
+from ..training.trainer import Trainer
+from ..training.trainer_config import TrainerConfig
 from .figures import image_grid
 from .sampling import fashion_quality, generate
 from .students import student_figures

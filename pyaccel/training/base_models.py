@@ -7,7 +7,7 @@ from typing import Any
 
 from .losses import Classification, Denoising
 from .optimizers import Optimizer
-from .trainer import TrainerConfig
+from .trainer_config import TrainerConfig
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Networks over ranks: replicas that share their gradients (DDP), or shards (FSDP2); and their whole state."""
+"""Networks over ranks: replicas that share their gradients (DDP), or shards (FSDP2)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Ranks:
     """
 
     def __init__(self, folder: Path, sharding: str = "ddp", device: str | None = None):
-        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 
         if sharding not in SHARDINGS:
             raise ValueError(f"sharding must be one of {', '.join(SHARDINGS)}, got {sharding!r}")
@@ -34,7 +34,8 @@ class Ranks:
         self.device = torch.device(device) if device and alone else self.accelerator.device
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
         self.main = self.accelerator.is_main_process
-        self.sharded = sharding == "fsdp" and not alone
+        asked = sharding == "fsdp" or self.accelerator.distributed_type == DistributedType.FSDP
+        self.sharded = asked and not alone
         # What ranks agree on at every step goes over the hosts, so that no GPU is waited for.
         self._hosts = None if alone or dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
         self._logging = False
@@ -112,21 +113,3 @@ def _trackers() -> list[str]:
 def local(tensor: Tensor) -> Tensor:
     """The part of a sharded tensor that this rank holds; any other tensor as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU; of sharded ones all shards, so every rank must ask for them."""
-    return {name: (t.full_tensor() if hasattr(t, "full_tensor") else t).cpu() for name, t in tensors.items()}
-
-
-def spread(tensors: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of :func:`whole`: each tensor sharded as the one of its name in ``like`` is."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    result = {}
-    for name, t in tensors.items():
-        other = like.get(name)
-        if isinstance(other, DTensor):
-            t = distribute_tensor(t.to(other.device), other.device_mesh, other.placements)
-        result[name] = t
-    return result

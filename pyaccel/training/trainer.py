@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +17,14 @@ from torch import Tensor, nn
 from .. import ops
 from ..seeding import step_seed
 from .batch import Batch
-from .checkpoints import flatten, flatten_optimizer, load_optimizer, load_tensors, save_tensors, unflatten
-from .datasets import epoch_indices, step_flips
+from .checkpoints import load_tensors, save_tensors
+from .datasets import Prefetcher, epoch_indices, step_flips
 from .loop import Loop, refuse_other_settings
-from .parallel import Ranks, local, spread, whole
+from .parallel import Ranks, local
 from .rates import ema_rate
 from .recipe import Network, Networks, Recipe, module_of, trained, with_module
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """What decides the result of a training beside recipe, networks and data. Equal configs give equal bits on a CPU.
-
-    ``batch_size`` is that of all ranks together; ``accumulate`` cuts each rank's share into so many parts, one after
-    the other, whose gradients are added. ``ema`` are the rates of the averages, of which the first is used. ``flip``
-    mirrors half of the images, where the data are images. ``bf16`` is autocast; weights stay as they are.
-    """
-
-    steps: int
-    batch_size: int = 128
-    accumulate: int = 1
-    ema: tuple[float, ...] = (0.999,)
-    bf16: bool = True
-    flip: bool = True
-    seed: int = 0
-
-    def __post_init__(self):
-        if min(self.steps, self.batch_size, self.accumulate) < 1:
-            raise ValueError(
-                "training needs steps, batch_size and accumulate of at least 1, got "
-                f"{self.steps}, {self.batch_size} and {self.accumulate}"
-            )
-        if not self.ema or not all(0 <= rate < 1 for rate in self.ema):
-            raise ValueError(f"ema needs one rate or more in [0, 1), got {self.ema}")
+from .shards import gather, scatter, whole
+from .trainer_config import TrainerConfig
 
 
 class Trainer(Loop):
@@ -92,7 +66,9 @@ class Trainer(Loop):
             self.look_every = 1 if self.ranks.count == 1 else 10  # looking costs nothing there
         self._check(networks)
         self.settings = trained(recipe)
-        self._blank = {name: copy.deepcopy(module_of(networks[name])).cpu() for name in recipe.averaged}
+        # What shards are put together in, for looking.
+        blank = recipe.averaged if self.ranks.sharded else ()
+        self._blank = {name: copy.deepcopy(module_of(networks[name])).cpu() for name in blank}
         self._average = [self._averages(networks) for _ in config.ema]
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -110,6 +86,7 @@ class Trainer(Loop):
             ema={name: with_module(networks[name], average) for name, average in self._average[0].items()},
         )
         self.latest: dict[str, Tensor] = {}
+        self._ahead: Prefetcher | None = None
 
     def _check(self, networks: dict[str, Network]) -> None:
         recipe, config = self.recipe, self.config
@@ -150,29 +127,43 @@ class Trainer(Loop):
 
     def batches(self) -> list[Batch]:
         """This rank's parts of the batch of the present step."""
-        config, step = self.config, self.step
-        index = epoch_indices(len(self.data), step, config.batch_size, config.seed)
-        flip = None
-        if config.flip and self.data.can_flip:
-            flip = step_flips(step, len(index), config.seed)
+        config, place = self.config, self._place
+        parts = self._fetch(self.step) if self._ahead is None else self._ahead.get(self.step)
         size = config.batch_size // (self.ranks.count * config.accumulate)
-        first = self.ranks.rank * config.accumulate * size
+        first = self.ranks.rank * config.accumulate
         return [
-            self._batch(index, flip, range(first + i * size, first + (i + 1) * size)) for i in range(config.accumulate)
-        ]
+            Batch(
+                place(x), {name: place(value) for name, value in conditioning.items()}, step=self.step,
+                seed=config.seed, places=range((first + i) * size, (first + i + 1) * size), size=config.batch_size,
+                noise=None if noise is None else place(noise), first=i == 0,
+            )
+            for i, (x, conditioning, noise) in enumerate(parts)
+        ]  # fmt: skip
 
-    def _batch(self, index: Tensor, flip: Tensor | None, places: range) -> Batch:
-        mine = slice(places.start, places.stop)
-        x, conditioning = self.data.at(index[mine], None if flip is None else flip[mine])
-        noise = self.data.noise_at(index[mine]) if self.recipe.pairs else None
-        to = self._to_device
-        return Batch(
-            to(x), {name: to(value) for name, value in conditioning.items()}, step=self.step, seed=self.config.seed,
-            places=places, size=len(index), noise=None if noise is None else to(noise),
-        )  # fmt: skip
+    def _fetch(self, step: int) -> list[tuple[Tensor, dict[str, Tensor], Tensor | None]]:
+        """The data of a step for this rank, in parts."""
+        config = self.config
+        index = epoch_indices(len(self.data), step, config.batch_size, config.seed)
+        flips = step_flips(step, len(index), config.seed) if config.flip and self.data.can_flip else None
+        share = len(index) // self.ranks.count
+        mine = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
+        rows = index[mine].chunk(config.accumulate)
+        mirrored = [None] * len(rows) if flips is None else flips[mine].chunk(config.accumulate)
+        noise_at = self.data.noise_at if self.recipe.pairs else lambda _: None
+        return [(*self.data.at(row, flip), noise_at(row)) for row, flip in zip(rows, mirrored, strict=True)]
 
-    def _to_device(self, tensor: Tensor) -> Tensor:
+    def _place(self, tensor: Tensor) -> Tensor:
+        if self.ranks.device.type == "cuda":
+            tensor = tensor.pin_memory()
         return tensor.to(self.ranks.device, non_blocking=True)
+
+    def fit(self, *arguments, **options) -> bool:
+        """See :meth:`Loop.fit`. The data of the next steps are made ahead, in a thread."""
+        with Prefetcher(self._fetch) as self._ahead:
+            try:
+                return super().fit(*arguments, **options)
+            finally:
+                self._ahead = None
 
     def _next_optimizer_step(self, parts: list) -> bool:
         """Runs all parts of the batch to their next loss, and the step of its networks; False after the last one."""
@@ -271,20 +262,15 @@ class Trainer(Loop):
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
-    def _state(self) -> dict[str, Tensor]:
-        tensors = {}
-        for name in [*self.settings, *self.recipe.kept]:
-            tensors |= flatten(f"network/{name}", self.modules[name].state_dict())
-        for number, averages in enumerate(self._average):
-            for name, module in averages.items():
-                tensors |= flatten(f"ema/{number}/{name}", module.state_dict())
-        for name, optimizer in self.optimizers.items():
-            tensors |= flatten_optimizer(f"optimizer/{name}", optimizer)
-        return tensors
+    def _holders(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """All that a checkpoint holds, by name."""
+        networks = {f"network/{name}": self.modules[name] for name in [*self.settings, *self.recipe.kept]}
+        averages = {f"ema/{i}/{name}": m for i, average in enumerate(self._average) for name, m in average.items()}
+        return networks | averages | {f"optimizer/{name}": o for name, o in self.optimizers.items()}
 
     def save(self) -> None:
         """Writes the whole state to :attr:`checkpoint`, atomically; one that is not finite is never written."""
-        tensors = whole(self._state())
+        tensors = gather(self._holders())
         if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
             self.diverged(math.nan)
         facts = {
@@ -308,23 +294,10 @@ class Trainer(Loop):
         if not any(settings.depends_on_steps for settings in self.settings.values()):
             there.pop("steps", None), mine.pop("steps", None)  # such a run may be made longer
         refuse_other_settings(self.checkpoint, there, mine)
-        for name in [*self.settings, *self.recipe.kept]:
-            self._load_module(self.modules[name], unflatten(f"network/{name}", tensors))
-        for number, averages in enumerate(self._average):
-            for name, module in averages.items():
-                self._load_module(module, unflatten(f"ema/{number}/{name}", tensors))
-        for name, optimizer in self.optimizers.items():
-            prefix = f"optimizer/{name}"
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            mine = {key: t for key, t in tensors.items() if key.startswith(f"{prefix}/")}
-            like = {key: parameters[int(key.split("/")[2])] for key, t in mine.items() if t.dim()}
-            load_optimizer(prefix, optimizer, spread(mine, like))
+        scatter(tensors, self._holders())
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.history = [tuple(row) for row in facts["history"]]
         self.validations = [tuple(row) for row in facts["validations"]]
-
-    def _load_module(self, module: nn.Module, tensors: dict[str, Tensor]) -> None:
-        module.load_state_dict(spread(tensors, module.state_dict()))
 
     def all_settings(self) -> dict[str, Any]:
         """What decides the result, as JSON can hold it."""

@@ -29,7 +29,7 @@ if what == "gradients":
     t = trainer(folder, ranks=ranks, model=model, accumulate=2, recipe=recipe)
     before = {k: v.clone() for k, v in t.average().state_dict().items()}
     t.train_step()
-    from pyaccel.training.parallel import whole
+    from pyaccel.training.shards import whole
     after = whole(t.modules["model"].state_dict())
     if ranks.main:
         torch.save({k: before[k] - after[k] for k in before}, folder / "gradients.pt")

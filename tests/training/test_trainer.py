@@ -15,7 +15,8 @@ from torch import nn
 from pyaccel.training import checkpoints
 from pyaccel.training.datasets import ImageData
 from pyaccel.training.optimizers import Optimizer
-from pyaccel.training.trainer import Trainer, TrainerConfig
+from pyaccel.training.trainer import Trainer
+from pyaccel.training.trainer_config import TrainerConfig
 from tests.training.trainings import Tiny, TinyClassification, state, tiny_images, trainer
 
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from pyaccel.training.datasets import ImageData
 from pyaccel.training.optimizers import Optimizer
-from pyaccel.training.trainer import Trainer, TrainerConfig
+from pyaccel.training.trainer import Trainer
+from pyaccel.training.trainer_config import TrainerConfig
 
 
 class Tiny(nn.Module):
