@@ -23,9 +23,10 @@ import torch
 from pyaccel import solvers, zoo
 from pyaccel.evaluation.frechet import frechet_distance
 from pyaccel.evaluation.quality import classify, rmse
-from pyaccel.evaluation.sampling import fashion_reference, generate, labels_of
+from pyaccel.evaluation.sampling import fashion_reference, generate
+from pyaccel.evaluation.teaching import class_labels, sample_shape, teacher_plan, teacher_spec
 from pyaccel.evaluation.training_figure import training_figure
-from pyaccel.evaluation.tuning import Job, card, make_trainer, teacher_plan, teacher_spec, zoo_denoiser
+from pyaccel.evaluation.tuning import Job, card, make_trainer, zoo_denoiser
 from pyaccel.files import write_atomically
 from pyaccel.seeding import sample_noise
 from pyaccel.solvers import files
@@ -59,14 +60,11 @@ class Clock:
 
 def teacher_of(model: str, denoiser, count: int, batch: int):
     """(teacher data on the denoiser's device, how they were made)."""
-    spec, network = teacher_spec(model, denoiser, count), denoiser.model
-    plan, device = teacher_plan(denoiser, spec), next(network.parameters()).device
-    shape = (network.channels, network.size, network.size)
-    noise = sample_noise(spec.seed, range(count), shape).to(device)
-    label = labels_of(range(count), list(range(network.classes))).to(device)
-    parts = zip(noise.split(batch), label.split(batch), strict=True)
-    samples = torch.cat([plan.sample(denoiser, x, label=y) for x, y in parts])
-    return TeacherData(noise, label, samples), spec
+    spec = teacher_spec(model, denoiser, count)
+    plan, noise = teacher_plan(denoiser, spec), sample_noise(spec.seed, range(count), sample_shape(denoiser))
+    asked = TeacherData(noise, noise, class_labels(denoiser)(range(count))).to(next(denoiser.model.parameters()).device)
+    samples = torch.cat([plan.sample(denoiser, x, **given) for x, _, given in asked.batches(batch)])
+    return dataclasses.replace(asked, samples=samples), spec
 
 
 def figures_of(denoiser, plan, count: int, truth: torch.Tensor | None, seed: int = 0) -> tuple[dict, torch.Tensor]:

@@ -40,7 +40,8 @@ def teacher(
     A run that was stopped goes on with the same command, which also makes missing and damaged shards anew. Under
     torchrun each rank makes its share of the shards, on its own GPU.
     """
-    from ..evaluation.tuning import TEACHER_SEED, make_teacher, teacher_spec, zoo_denoiser
+    from ..evaluation.teaching import TEACHER_SEED, make_teacher, teacher_spec
+    from ..evaluation.tuning import zoo_denoiser
     from ..progress import progress_bar
 
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

@@ -69,7 +69,8 @@ def tune_solver(
     """
     import torch
 
-    from ..evaluation.tuning import CHOSEN, Job, make_teacher, teacher_spec, tune, with_chosen_times, zoo_denoiser
+    from ..evaluation.teaching import facts_of, make_teacher, teacher_spec
+    from ..evaluation.tuning import CHOSEN, Job, tune, with_chosen_times, zoo_denoiser
     from ..progress import progress_bar
     from ..training.distances import distance_of
     from ..training.teacher import load_teacher
@@ -99,8 +100,7 @@ def tune_solver(
         spec = teacher_spec(model, denoiser, count)
         with progress_bar("teacher data", count, progress) as bar:
             make_teacher(teacher, denoiser, spec, progress=bar.advance)
-    schedule = [denoiser.schedule.name, denoiser.schedule.parameters]
-    data, spec = load_teacher(teacher, model=model, schedule=schedule, guidance=float(guidance))
+    data, spec = load_teacher(teacher, model=model, **facts_of(denoiser))
     asked = click.get_current_context().get_parameter_source("count") is click.core.ParameterSource.COMMANDLINE
     if asked and len(data) < count:
         raise ValueError(f"{teacher} holds {len(data)} samples, and --count is {count}")

@@ -26,7 +26,7 @@ from .graphs import Graphed
 from .loop import Loop, refuse_other_settings
 from .rates import ema_rate
 from .solver_config import SolverConfig
-from .teacher import TeacherData
+from .teacher import Conditioning, TeacherData
 
 
 class SolverTrainer(Loop):
@@ -69,7 +69,7 @@ class SolverTrainer(Loop):
         self.trainable, self.denoiser, self.data, self.held_out = trainable, denoiser, data, held_out
         self.distance, self.config, self.report, self.graph = distance, config, report, graph
         self.facts = facts or {}  # what else decides the result: a checkpoint of other facts is refused
-        self.device = data.noise.device
+        self.device, self.names = data.noise.device, sorted(data.conditioning)
         trainable.learn(config.learn)
         self.ema = copy.deepcopy(trainable).requires_grad_(False)
         self.learned = [p for p in trainable.parameters() if p.requires_grad and p.numel()]
@@ -117,7 +117,7 @@ class SolverTrainer(Loop):
         if discriminator is None:
             raise ValueError("an adversarial weight needs a discriminator")
         config, first = self.config, self.data.head(2)
-        check_discriminator(discriminator, first.samples, {"label": first.labels})
+        check_discriminator(discriminator, first.samples, first.conditioning)
         self.discriminator = discriminator
         self.discriminator_optimizer = torch.optim.Adam(
             discriminator.parameters(), lr=config.discriminator_rate, betas=(0.0, 0.99), eps=1e-8,
@@ -139,7 +139,8 @@ class SolverTrainer(Loop):
         """One step of the solver and, with an adversary, one of the discriminator; returns the solver's loss."""
         config, step = self.config, self.step
         index = self.data.indices(step, config.batch_size, config.seed).to(self.device, non_blocking=True)
-        noise, label, target = self.data.noise[index], self.data.labels[index], self.data.samples[index]
+        noise, target, conditioning = self.data.at(index)
+        values = [conditioning[name] for name in self.names]
         rate = config.learning_rate_at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
@@ -148,11 +149,11 @@ class SolverTrainer(Loop):
         numbers = table.numbers.detach().to(self.device, non_blocking=True)
         offset = None if self.offsets is None else self.offsets[index]
         moved = noise if offset is None else noise + offset
-        loss, gradient, by_noise, fake = self._solver_part(numbers, moved, label, target)
+        loss, gradient, by_noise, fake = self._solver_part(numbers, moved, target, *values)
         if offset is not None:
             self._move_offsets(index, offset, by_noise, noise)
         if self.discriminator is not None:
-            self._discriminator_part(target, fake, label)
+            self._discriminator_part(target, fake, *values)
         loss = loss.clone()  # a graph's result is overwritten in the next step
         self.optimizer.zero_grad(set_to_none=True)
         table.numbers.backward(gradient.to(table.numbers.device))
@@ -164,30 +165,36 @@ class SolverTrainer(Loop):
         self.step += 1
         return loss
 
-    def _differentiated(self, numbers: Tensor, noise: Tensor, label: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        """(loss, its gradients by the numbers of the table and, for a ball, by the noise, the samples)."""
+    def _differentiated(self, numbers: Tensor, noise: Tensor, target: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        """(loss, its gradients by the numbers of the table and, for a ball, by the noise, the samples).
+
+        ``values`` are those of the conditioning in the order of ``names``: a graph takes tensors alone.
+        """
         numbers = numbers.detach().requires_grad_()
         inputs = [numbers]
         if self.offsets is not None:
             noise = noise.detach().requires_grad_()
             inputs.append(noise)
-        loss, fake = self._loss(dataclasses.replace(self._layout, numbers=numbers), noise, label, target)
+        loss, fake = self._loss(dataclasses.replace(self._layout, numbers=numbers), noise, target, self._named(values))
         gradients = torch.autograd.grad(loss, inputs)
         return loss.detach(), gradients[0], gradients[-1], fake
 
-    def _loss(self, table, noise: Tensor, label: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _named(self, values: tuple[Tensor, ...]) -> Conditioning:
+        return dict(zip(self.names, values, strict=True))
+
+    def _loss(self, table, noise: Tensor, target: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         """(the loss, the samples without their graph)."""
-        fake = self.trainable.run(table, self.denoiser, noise, self.config.checkpoint, {"label": label})
+        fake = self.trainable.run(table, self.denoiser, noise, self.config.checkpoint, conditioning)
         loss = self.distance(fake, target).mean()
         if self.discriminator is not None:
             with torch.no_grad():
-                of_real = self.discriminator(target, label=label)
-            adversarial = relativistic_generator_loss(of_real, self.discriminator(fake, label=label))
+                of_real = self.discriminator(target, **conditioning)
+            adversarial = relativistic_generator_loss(of_real, self.discriminator(fake, **conditioning))
             loss = loss + self.config.adversarial * adversarial
         return loss, fake.detach()
 
-    def _train_discriminator(self, real: Tensor, fake: Tensor, label: Tensor) -> tuple[Tensor, ...]:
-        loss = discriminator_loss(self.discriminator, real, fake, self.config.gamma, {"label": label})
+    def _train_discriminator(self, real: Tensor, fake: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        loss = discriminator_loss(self.discriminator, real, fake, self.config.gamma, self._named(values))
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.discriminator_optimizer.step()
@@ -240,10 +247,9 @@ class SolverTrainer(Loop):
     @torch.no_grad()
     def validation_rmse(self, plan: nn.Module) -> float:
         """√ mean (sample − teacher's)² over the samples held out."""
-        total, data, batch = torch.zeros((), device=self.device), self.held_out, max(256, self.config.batch_size)
-        for i in range(0, len(data), batch):
-            samples = plan(self.denoiser, data.noise[i : i + batch], label=data.labels[i : i + batch])
-            total += (samples - data.samples[i : i + batch]).square().sum()
+        total, data = torch.zeros((), device=self.device), self.held_out
+        for noise, target, conditioning in data.batches(max(256, self.config.batch_size)):
+            total += (plan(self.denoiser, noise, **conditioning) - target).square().sum()
         return math.sqrt(float(total) / data.samples.numel())
 
     def note(self, value: float) -> str:
@@ -274,9 +280,9 @@ class SolverTrainer(Loop):
         while self.step <= reached:
             index = self.data.indices(self.step, self.config.batch_size, self.config.seed)
             with torch.no_grad():
-                chosen = index.to(self.device)
-                fake = self.trainable(self.denoiser, self.data.noise[chosen], label=self.data.labels[chosen])
-                bad = ~torch.isfinite(self.distance(fake, self.data.samples[chosen]))
+                noise, target, conditioning = self.data.at(index.to(self.device))
+                fake = self.trainable(self.denoiser, noise, **conditioning)
+                bad = ~torch.isfinite(self.distance(fake, target))
             if bad.any():
                 sample = self.data.first + int(index[int(bad.nonzero()[0])])
                 return f", first at step {self.step + 1} with the teacher's sample {sample}"

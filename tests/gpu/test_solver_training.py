@@ -18,7 +18,8 @@ def teacher(denoiser) -> TeacherData:
     noise, label = sample_noise(3, range(48), (1, 28, 28)), labels_of(range(48), list(range(10)))
     device = next(denoiser.model.parameters()).device
     noise, label = noise.to(device), label.to(device)
-    return TeacherData(noise, label, solvers.unipc(denoiser.schedule, 8).sample(denoiser, noise, label=label))
+    samples = solvers.unipc(denoiser.schedule, 8).sample(denoiser, noise, label=label)
+    return TeacherData(noise, samples, {"label": label})
 
 
 def trained(folder, device: str, graph: bool, adversarial: float, model: str = "fashion-dit") -> SolverTrainer:
