@@ -29,6 +29,7 @@ def facts_of(denoiser: Denoiser) -> dict[str, Any]:
     return {
         "schedule": [denoiser.schedule.name, denoiser.schedule.parameters],
         "guidance": float(denoiser.guidance),
+        "dtype": dtype_name(denoiser),
     }
 
 

@@ -28,7 +28,7 @@ Conditioning = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """How teacher data are made; equal specs give equal data."""
+    """How teacher data are made; equal specs give equal data. ``dtype`` is the network's, by its name in torch."""
 
     model: str
     solver: str
@@ -39,6 +39,7 @@ class TeacherSpec:
     shard: int = 250
     options: dict[str, Any] = field(default_factory=dict)
     schedule: list = field(default_factory=list)
+    dtype: str = "float32"
 
     def __post_init__(self):
         if self.count < 1 or self.shard < 1:
@@ -180,11 +181,12 @@ def load_teacher(
     model: str | None = None,
     schedule: list | None = None,
     guidance: float | None = None,
+    dtype: str | None = None,
 ) -> tuple[TeacherData, TeacherSpec]:
     """All samples with their noise and conditioning, verified.
 
     Raises ValueError, with the numbers of the shards, where some are missing or damaged, and where the data are of
-    another model, schedule or guidance than was asked for.
+    another model, schedule, guidance or dtype than was asked for.
     """
     spec = read_spec(folder)
     if model is not None and spec.model != model:
@@ -193,6 +195,8 @@ def load_teacher(
         raise ValueError(f"{folder} was made on the schedule {spec.schedule}, and the model is on {schedule}")
     if guidance is not None and spec.guidance != guidance:
         raise ValueError(f"{folder} was made with guidance {spec.guidance:g}, and the solver is to be for {guidance:g}")
+    if dtype is not None and spec.dtype != dtype:
+        raise ValueError(f"{folder} was made by the network in {spec.dtype}, and the solver is to be for {dtype}")
     wrong = faults(folder)
     if wrong:
         listed = ", ".join(f"{shard_path('', number)} is {fault}" for number, fault in wrong.items())

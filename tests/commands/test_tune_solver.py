@@ -95,6 +95,7 @@ def test_teachers_that_do_not_fit(pyaccel, tmp_path):
     ran(pyaccel(*TEACHER))
     for options, message in (
         (("--guidance", 4), "was made with guidance 1, and the solver is to be for 4"),
+        (("--dtype", "bfloat16"), "by the network in float32, and the solver is to be for bfloat16"),
         (("--count", 100), "holds 24 samples, and --count is 100"),
     ):
         result = pyaccel(*TUNE, "--iterations", 2, "--out", "other", *options)

@@ -83,6 +83,8 @@ def test_data_of_something_else_are_refused(tmp_path):
         load_teacher(tmp_path, model="fashion-dit")
     with pytest.raises(ValueError, match="was made on the schedule"):
         load_teacher(tmp_path, schedule=["vp_linear", {}])
+    with pytest.raises(ValueError, match="by the network in float32, and the solver is to be for bfloat16"):
+        load_teacher(tmp_path, dtype="bfloat16")
     other = TeacherSpec("toy", "unipc", 10, count=23, seed=7, shard=5, schedule=["flow", {"shift": 1.0}])
     with pytest.raises(ValueError, match=r"steps: 20 there, 10 now.*another --out"):
         generate_teacher(tmp_path, other, Sampler(), SHAPE)
