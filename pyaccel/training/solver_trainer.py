@@ -115,7 +115,7 @@ class SolverTrainer(Loop):
 
     def _use(self, discriminator: nn.Module | None) -> None:
         if discriminator is None:
-            raise ValueError("an adversarial weight needs a discriminator")
+            raise ValueError("an adversarial weight needs a discriminator: a module D(x, **conditioning) -> [B]")
         config, first = self.config, self.data.head(2)
         check_discriminator(discriminator, first.samples, first.conditioning)
         self.discriminator = discriminator
