@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .adversarial import check_discriminator, discriminator_loss, relativistic_generator_loss
+from .adversary import Adversary
 from .checkpoints import flatten, flatten_optimizer, load_optimizer, load_tensors, save_tensors, unflatten
 from .distances import Distance
 from .graphs import Graphed
 from .loop import Loop, refuse_other_settings
 from .rates import ema_rate
 from .solver_config import SolverConfig
-from .teacher import Conditioning, TeacherData
+from .teacher import TeacherData
 
 
 class SolverTrainer(Loop):
@@ -79,9 +79,7 @@ class SolverTrainer(Loop):
             {"params": [p], "factor": config.time_factor if p is trainable.time_logits else 1.0} for p in self.learned
         ]
         self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate)
-        self.discriminator, self.discriminator_optimizer = None, None
-        if config.adversarial > 0:
-            self._use(discriminator)
+        self.adversary = Adversary(discriminator, config, data) if config.adversarial > 0 else None
         self.offsets = torch.zeros_like(data.noise) if config.ball else None
         self.validate = validate or self.validation_rmse
         self.validations: list[tuple[int, float]] = []
@@ -91,38 +89,11 @@ class SolverTrainer(Loop):
 
     def _record(self) -> None:
         """On a GPU what is done there becomes two graphs; anew where tensors that they read have been replaced."""
-        self._solver_part, self._discriminator_part = self._differentiated, self._train_discriminator
+        self._solver_part = self._differentiated
         if self.graph and self.device.type == "cuda" and not self.config.checkpoint:
             self._solver_part = Graphed(self._differentiated)
-            if self.discriminator is not None:
-                state = list(self._of_discriminator().values())
-                before = [t.clone() for t in state]
-
-                def restore() -> None:
-                    # A step that was not there before has made new tensors: zeros.
-                    now = self._of_discriminator().values()
-                    with torch.no_grad():
-                        for t in now:
-                            t.zero_()
-                        for t, was in zip(state, before, strict=True):
-                            t.copy_(was)
-
-                self._discriminator_part = Graphed(self._train_discriminator, restore)
-
-    def _of_discriminator(self) -> dict[str, Tensor]:
-        tensors = dict(self.discriminator.named_parameters()) | dict(self.discriminator.named_buffers())
-        return tensors | flatten_optimizer("optimizer", self.discriminator_optimizer)
-
-    def _use(self, discriminator: nn.Module | None) -> None:
-        if discriminator is None:
-            raise ValueError("an adversarial weight needs a discriminator: a module D(x, **conditioning) -> [B]")
-        config, first = self.config, self.data.head(2)
-        check_discriminator(discriminator, first.samples, first.conditioning)
-        self.discriminator = discriminator
-        self.discriminator_optimizer = torch.optim.Adam(
-            discriminator.parameters(), lr=config.discriminator_rate, betas=(0.0, 0.99), eps=1e-8,
-            capturable=self.device.type == "cuda",
-        )  # fmt: skip
+            if self.adversary is not None:
+                self.adversary.record()
 
     def _check_data(self) -> None:
         """A teacher's sample that is not finite would spoil everything later, and nobody would know which it was."""
@@ -152,8 +123,8 @@ class SolverTrainer(Loop):
         loss, gradient, by_noise, fake = self._solver_part(numbers, moved, target, *values)
         if offset is not None:
             self._move_offsets(index, offset, by_noise, noise)
-        if self.discriminator is not None:
-            self._discriminator_part(target, fake, *values)
+        if self.adversary is not None:
+            self.adversary.train_step(target, fake, conditioning)
         loss = loss.clone()  # a graph's result is overwritten in the next step
         self.optimizer.zero_grad(set_to_none=True)
         table.numbers.backward(gradient.to(table.numbers.device))
@@ -175,30 +146,14 @@ class SolverTrainer(Loop):
         if self.offsets is not None:
             noise = noise.detach().requires_grad_()
             inputs.append(noise)
-        loss, fake = self._loss(dataclasses.replace(self._layout, numbers=numbers), noise, target, self._named(values))
-        gradients = torch.autograd.grad(loss, inputs)
-        return loss.detach(), gradients[0], gradients[-1], fake
-
-    def _named(self, values: tuple[Tensor, ...]) -> Conditioning:
-        return dict(zip(self.names, values, strict=True))
-
-    def _loss(self, table, noise: Tensor, target: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
-        """(the loss, the samples without their graph)."""
+        table = dataclasses.replace(self._layout, numbers=numbers)
+        conditioning = dict(zip(self.names, values, strict=True))
         fake = self.trainable.run(table, self.denoiser, noise, self.config.checkpoint, conditioning)
         loss = self.distance(fake, target).mean()
-        if self.discriminator is not None:
-            with torch.no_grad():
-                of_real = self.discriminator(target, **conditioning)
-            adversarial = relativistic_generator_loss(of_real, self.discriminator(fake, **conditioning))
-            loss = loss + self.config.adversarial * adversarial
-        return loss, fake.detach()
-
-    def _train_discriminator(self, real: Tensor, fake: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-        loss = discriminator_loss(self.discriminator, real, fake, self.config.gamma, self._named(values))
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.discriminator_optimizer.step()
-        return (loss.detach(),)
+        if self.adversary is not None:
+            loss = loss + self.adversary.loss(target, fake, conditioning)
+        gradients = torch.autograd.grad(loss, inputs)
+        return loss.detach(), gradients[0], gradients[-1], fake.detach()
 
     def _only_one_kind(self, times: int) -> None:
         """Gradients of the coefficients alone, or of the times alone."""
@@ -299,9 +254,8 @@ class SolverTrainer(Loop):
         tensors = flatten("plan", self.trainable.state_dict()) | flatten("ema", self.ema.state_dict())
         tensors |= flatten("best", self.best.state_dict())
         tensors |= flatten_optimizer("optimizer", self.optimizer)
-        if self.discriminator is not None:
-            tensors |= flatten("discriminator", self.discriminator.state_dict())
-            tensors |= flatten_optimizer("discriminator_optimizer", self.discriminator_optimizer)
+        if self.adversary is not None:
+            tensors |= self.adversary.tensors()
         if self.offsets is not None:
             tensors["offsets"] = self.offsets
         return tensors
@@ -310,9 +264,8 @@ class SolverTrainer(Loop):
         for name, module in (("plan", self.trainable), ("ema", self.ema), ("best", self.best)):
             module.load_state_dict(unflatten(name, tensors))
         load_optimizer("optimizer", self.optimizer, tensors)
-        if self.discriminator is not None:
-            self.discriminator.load_state_dict(unflatten("discriminator", tensors))
-            load_optimizer("discriminator_optimizer", self.discriminator_optimizer, tensors)
+        if self.adversary is not None:
+            self.adversary.set(tensors)
         if self.offsets is not None:
             self.offsets.copy_(tensors["offsets"])
         self._record()

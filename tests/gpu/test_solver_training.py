@@ -46,8 +46,8 @@ def test_graphs_and_the_cpu_give_the_same_plan(tmp_path, recwarn, model, adversa
         for name, p in graphed.trainable.state_dict().items():
             torch.testing.assert_close(other.trainable.state_dict()[name], p, rtol=0, atol=2e-3)
     if adversarial:
-        for name, p in graphed.discriminator.state_dict().items():
-            torch.testing.assert_close(eager.discriminator.state_dict()[name], p, rtol=0, atol=1e-3)
+        for name, p in graphed.adversary.discriminator.state_dict().items():
+            torch.testing.assert_close(eager.adversary.discriminator.state_dict()[name], p, rtol=0, atol=1e-3)
 
 
 def test_a_checkpoint_goes_on_with_graphs(tmp_path):
