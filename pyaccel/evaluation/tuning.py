@@ -40,17 +40,27 @@ class Job:
     """One training: of which plan, by which method.
 
     ``model`` is a name of the zoo, or one of your own for any other denoiser. ``solver``, ``options`` and ``grid`` make
-    the plan that it starts from; ``changes`` are settings of :class:`SolverConfig` that replace the method's.
+    the plan that it starts from, by default the method's own; ``changes`` are settings of :class:`SolverConfig` that
+    replace the method's.
     """
 
     model: str
     steps: int
     method: str
-    solver: str = "dpmpp"
-    options: dict[str, Any] = field(default_factory=lambda: {"order": 3})
+    solver: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
     grid: str | None = None
     guidance: float = 1.0
     changes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        own = METHODS[self.method].solver if self.method in METHODS else ""
+        if own and self.solver not in ("", own):
+            raise ValueError(f"{self.method} trains the solver {own}, got {self.solver}; for that take gs")
+        solver = self.solver or own or "dpmpp"
+        object.__setattr__(self, "solver", solver)
+        if solver == "dpmpp":
+            object.__setattr__(self, "options", {"order": 3, **self.options})
 
     def plan(self, denoiser: Denoiser) -> Plan:
         """The plan before training; ValueError for fewer steps than the solver's order."""
@@ -174,7 +184,7 @@ def card(job: Job, trainer: SolverTrainer, figures: dict[str, Any], teacher: Tea
         "method": job.method,
         "paper": METHODS[job.method].paper,
         "starts from": {"solver": job.solver, "options": job.options, "grid": job.grid or "uniform"},
-        "numbers": sum(p.numel() for p in trainer.learned),
+        "numbers": trainer.trainable.learned_numbers,
         "teacher": dataclasses.asdict(teacher),
         "training": {
             "config": dataclasses.asdict(trainer.config),
