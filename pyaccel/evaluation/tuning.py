@@ -174,8 +174,6 @@ def write_result(job: Job, trainer: SolverTrainer, folder: Path, figures: dict[s
 
 def card(job: Job, trainer: SolverTrainer, figures: dict[str, Any], teacher: TeacherSpec) -> dict[str, Any]:
     """What is known of a trained plan."""
-    device = trainer.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     return {
         "name": f"{job.method}-{job.steps}",
         "model": job.model,
@@ -191,7 +189,7 @@ def card(job: Job, trainer: SolverTrainer, figures: dict[str, Any], teacher: Tea
             "steps": trainer.step,
             "best step": trainer.best_step,
             "seconds": round(trainer.seconds, 1),
-            "machine": f"{platform.machine()}, {name}, torch {torch.__version__}",
+            "machine": machine_of(trainer.device),
             "pyaccel": __version__,
         },
         "validation": {
@@ -201,6 +199,12 @@ def card(job: Job, trainer: SolverTrainer, figures: dict[str, Any], teacher: Tea
         },
         "figures": figures,
     }
+
+
+def machine_of(device: torch.device) -> str:
+    """Which machine it is, for a card."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    return f"{platform.machine()}, {name}, torch {torch.__version__}"
 
 
 def tune(

@@ -8,7 +8,7 @@ from .ddim import transfer
 from .family import solver
 
 
-@solver(paper="Zhou et al. 2024, arXiv 2312.00094, eq. 8 and Algorithm 1", order="2", calls="2")
+@solver(paper="Zhou et al. 2024, arXiv 2312.00094, and its code", order="2", calls="2")
 def amed(b: Builder):
     """AMED-Solver: Euler to a point u between s and t, and from s to t with the scaled direction found there.
 

@@ -84,10 +84,12 @@ class TrainablePlan(nn.Module):
             raise ValueError(
                 f"TrainablePlan learns {', '.join(LEARNED)} and named; got {', '.join(sorted(map(str, unknown)))}"
             )
-        every = "coefficients" in names or "named" not in names
-        self._learned = torch.tensor([every or not name.startswith("m[") for _, name in self.coefficient_names])
+        learned = ["coefficients" in names or not name.startswith("m[") for _, name in self.coefficient_names]
+        self._learned = torch.tensor(learned, dtype=torch.bool)
+        if "named" in names:
+            names.add("coefficients")
         for name, attribute in _NAMES.items():
-            getattr(self, attribute).requires_grad_(name in names or (name, "named" in names) == ("coefficients", True))
+            getattr(self, attribute).requires_grad_(name in names)
 
     @property
     def learned_numbers(self) -> int:

@@ -42,8 +42,8 @@ class Adversary:
         """One step of the discriminator on samples without graphs."""
         self._part(real, fake, *(conditioning[name] for name in self.names))
 
-    def record(self) -> None:
-        """Makes the step a CUDA graph; anew where tensors that it reads have been replaced."""
+    def record(self, graph: bool) -> None:
+        """Makes the step a CUDA graph, or none; anew where tensors that it reads have been replaced."""
         state = list(self._state().values())
         before = [t.clone() for t in state]
 
@@ -56,7 +56,7 @@ class Adversary:
                 for t, was in zip(state, before, strict=True):
                     t.copy_(was)
 
-        self._part = Graphed(self._train, restore)
+        self._part = Graphed(self._train, restore) if graph else self._train
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint has to hold."""

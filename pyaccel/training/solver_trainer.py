@@ -89,11 +89,10 @@ class SolverTrainer(Loop):
 
     def _record(self) -> None:
         """On a GPU what is done there becomes two graphs; anew where tensors that they read have been replaced."""
-        self._solver_part = self._differentiated
-        if self.graph and self.device.type == "cuda" and not self.config.checkpoint:
-            self._solver_part = Graphed(self._differentiated)
-            if self.adversary is not None:
-                self.adversary.record()
+        graph = self.graph and self.device.type == "cuda" and not self.config.checkpoint
+        self._solver_part = Graphed(self._differentiated) if graph else self._differentiated
+        if self.adversary is not None:
+            self.adversary.record(graph)
 
     def _check_data(self) -> None:
         """A teacher's sample that is not finite would spoil everything later, and nobody would know which it was."""
