@@ -99,7 +99,7 @@ def test_what_only_the_zoo_has_must_be_brought_along(denoiser, folder, tmp_path)
     assert float(trainer.train_step()) > 0
 
 
-def test_a_model_without_conditioning_and_one_of_many_guidances(denoiser, tmp_path):
+def test_a_model_without_conditioning_and_one_of_many_guidances(tmp_path):
     plain = Denoiser(lambda x, t: -x, schedules.flow(), "flow")
     make_teacher(tmp_path, plain, teacher_spec("plain", plain, 5, steps=4), shape=(2,), device="cpu")
     data, _ = load_teacher(tmp_path)
