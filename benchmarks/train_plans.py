@@ -2,7 +2,7 @@
 
     python benchmarks/train_plans.py --device cuda --budget 170 --out plans-run.json   # one file holds everything
     python benchmarks/train_plans.py --install plans-run.json                          # into pyaccel/zoo/plans
-    python benchmarks/train_plans.py --measure                                         # figures with intervals
+    python benchmarks/measure_plans.py                                                 # their figures, with intervals
 
 Teacher data are made first, in memory; then each plan gets its share of what time is left, by its number of calls. GAS
 begins where GS of the same model and calls ended. The result is written after each plan, so a run that is cut off has
@@ -23,9 +23,10 @@ import torch
 from pyaccel import solvers, zoo
 from pyaccel.evaluation.frechet import frechet_distance
 from pyaccel.evaluation.quality import classify, rmse
-from pyaccel.evaluation.sampling import fashion_reference, generate, labels_of
+from pyaccel.evaluation.sampling import fashion_reference, generate
+from pyaccel.evaluation.teaching import class_labels, sample_shape, teacher_plan, teacher_spec
 from pyaccel.evaluation.training_figure import training_figure
-from pyaccel.evaluation.tuning import Job, card, make_trainer, teacher_plan, teacher_spec, zoo_denoiser
+from pyaccel.evaluation.tuning import Job, card, make_trainer, zoo_denoiser
 from pyaccel.files import write_atomically
 from pyaccel.seeding import sample_noise
 from pyaccel.solvers import files
@@ -59,14 +60,11 @@ class Clock:
 
 def teacher_of(model: str, denoiser, count: int, batch: int):
     """(teacher data on the denoiser's device, how they were made)."""
-    spec, network = teacher_spec(model, denoiser, count), denoiser.model
-    plan, device = teacher_plan(denoiser, spec), next(network.parameters()).device
-    shape = (network.channels, network.size, network.size)
-    noise = sample_noise(spec.seed, range(count), shape).to(device)
-    label = labels_of(range(count), list(range(network.classes))).to(device)
-    parts = zip(noise.split(batch), label.split(batch), strict=True)
-    samples = torch.cat([plan.sample(denoiser, x, label=y) for x, y in parts])
-    return TeacherData(noise, label, samples), spec
+    spec = teacher_spec(model, denoiser, count)
+    plan, noise = teacher_plan(denoiser, spec), sample_noise(spec.seed, range(count), sample_shape(denoiser))
+    asked = TeacherData(noise, noise, class_labels(denoiser)(range(count))).to(next(denoiser.model.parameters()).device)
+    samples = torch.cat([plan.sample(denoiser, x, **given) for x, _, given in asked.batches(batch)])
+    return dataclasses.replace(asked, samples=samples), spec
 
 
 def figures_of(denoiser, plan, count: int, truth: torch.Tensor | None, seed: int = 0) -> tuple[dict, torch.Tensor]:
@@ -263,27 +261,6 @@ def _write_card(path: Path, facts: dict) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def measure(a) -> None:
-    """The figures of the zoo's plans anew, with the interval of the change from the teacher's FID, on their cards."""
-    from pyaccel.evaluation.paired import paired_change
-
-    classifier, reference = fashion_reference()
-    classifier.to(a.device)
-    for model in a.models:
-        denoiser = zoo_denoiser(model, a.device)
-        teacher = generate(denoiser, solvers.unipc(denoiser.schedule, 20), a.measure_count).images
-        base, _ = classify(classifier, teacher)
-        fid = frechet_distance(base, reference.moments)
-        print(f"{model}: teacher {fid:.4f}", flush=True)
-        for name in zoo.plan_names(model):
-            figures, images = figures_of(denoiser, zoo.plan(model, name), a.measure_count, teacher)
-            features, _ = classify(classifier, images)
-            change = paired_change(features, base, reference.moments)
-            figures |= {"teacher's fid": round(fid, 4), "fid over the teacher's": [round(x, 4) for x in change]}
-            _write_card(zoo.PLANS / model / f"{name}.card.json", zoo.plan_card(model, name) | {"figures": figures})
-            print(f"{model} {name}: {figures}", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 
@@ -332,12 +309,9 @@ def main() -> None:
     add("--out", type=Path, default=Path("plans-run.json"))
     add("--install", type=Path, metavar="FILE", help="put the plans of a run into the zoo; nothing is trained")
     add("--figures", type=Path, metavar="FOLDER", help="with --install: pictures of what training changed")
-    add("--measure", action="store_true", help="measure the zoo's plans; nothing is trained")
     a = parser.parse_args()
     if a.install:
         install(a.install, a.figures)
-    elif a.measure:
-        measure(a)
     else:
         run(a)
 

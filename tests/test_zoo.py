@@ -65,6 +65,9 @@ def test_trained_plans_fit_their_models_and_cards(name):
     method, calls = plan_name.split("-")
     assert (plan.solver, plan.calls, card["model"], card["method"]) == (method, int(calls), model, method)
     assert card["figures"]["rmse to the teacher"] < 0.2
+    for key, interval in card.get("intervals", {}).items():
+        low, high = interval[-2:]
+        assert low < card["figures"].get(key, interval[0]) < high
     noise, label = sample_noise(0, range(8), (1, 28, 28)), torch.arange(8)
     exact = solvers.unipc(denoiser.schedule, 20).sample(denoiser, noise, label=label)
     samples = plan.sample(denoiser, noise, label=label)

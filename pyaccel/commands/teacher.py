@@ -19,6 +19,7 @@ from .options import parse_options
 @click.option("--seed", type=click.IntRange(0), help="Of the noise; default: one that no report uses.")
 @click.option("--guidance", type=float, default=1.0, show_default=True)
 @click.option("--shard", type=click.IntRange(1), default=250, show_default=True, help="Samples in a file.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder.")
 @click.option("--progress/--no-progress", default=True, show_default=True)
@@ -31,6 +32,7 @@ def teacher(
     seed: int | None,
     guidance: float,
     shard: int,
+    dtype: str,
     device: str,
     out: Path,
     progress: bool,
@@ -40,13 +42,16 @@ def teacher(
     A run that was stopped goes on with the same command, which also makes missing and damaged shards anew. Under
     torchrun each rank makes its share of the shards, on its own GPU.
     """
-    from ..evaluation.tuning import TEACHER_SEED, make_teacher, teacher_spec, zoo_denoiser
+    import torch
+
+    from ..evaluation.teaching import TEACHER_SEED, make_teacher, teacher_spec
+    from ..evaluation.tuning import zoo_denoiser
     from ..progress import progress_bar
 
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    denoiser = zoo_denoiser(model, device, guidance)
+    denoiser = zoo_denoiser(model, device, guidance, getattr(torch, dtype))
     spec = teacher_spec(
         model, denoiser, count, solver=solver, steps=steps, seed=TEACHER_SEED if seed is None else seed,
         options=parse_options(options), shard=shard,

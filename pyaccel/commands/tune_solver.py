@@ -13,9 +13,9 @@ from .options import parse_options
 @click.command(short_help="Train a solver: few calls with the quality of many.")
 @click.option("--model", required=True, help="A model of the zoo; see: pyaccel models.")
 @click.option("--steps", type=click.IntRange(1), required=True, help="Of the solver; most make one model call in each.")
-@click.option("--method", default="gs", show_default=True, help="gs, gas, ld3, s4s, s4s-alt, bns; gits, dmn.")
+@click.option("--method", default="gs", show_default=True, help="gs, gas, ld3, s4s, s4s-alt, bns, amed; gits, dmn.")
 @click.option("--objective", help="l1, l2, pseudo-huber, psnr, lpips or features; default: the method's, mostly l2.")
-@click.option("--solver", default="dpmpp", show_default=True, help="That it starts from; see: pyaccel solvers.")
+@click.option("--solver", default="", help="That it starts from; see: pyaccel solvers; default: dpmpp, or amed.")
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of it; default: order=3 of dpmpp.")
 @click.option("--grid", help="Of it: uniform, log_snr, ...; default: its own.")
 @click.option("--guidance", type=float, default=1.0, show_default=True)
@@ -69,7 +69,8 @@ def tune_solver(
     """
     import torch
 
-    from ..evaluation.tuning import CHOSEN, Job, make_teacher, teacher_spec, tune, with_chosen_times, zoo_denoiser
+    from ..evaluation.teaching import facts_of, make_teacher, teacher_spec
+    from ..evaluation.tuning import CHOSEN, Job, tune, with_chosen_times, zoo_denoiser
     from ..progress import progress_bar
     from ..training.distances import distance_of
     from ..training.teacher import load_teacher
@@ -78,10 +79,7 @@ def tune_solver(
         "steps": iterations, "batch_size": batch_size, "learning_rate": learning_rate, "objective": objective,
         "validate_every": validate_every, "adversarial": adversarial, "seed": seed, "checkpoint": checkpoint or None,
     }  # fmt: skip
-    settings = parse_options(options)
-    if solver == "dpmpp":
-        settings.setdefault("order", 3)
-    job = Job(model, steps, method, solver, settings, grid, guidance, changes)
+    job = Job(model, steps, method, solver, parse_options(options), grid, guidance, changes)
     if method in CHOSEN:
         folder = out or Path("runs") / f"{model}-{method}-{steps}"
         plan = with_chosen_times(job, zoo_denoiser(model, device, guidance, getattr(torch, dtype)))
@@ -99,8 +97,7 @@ def tune_solver(
         spec = teacher_spec(model, denoiser, count)
         with progress_bar("teacher data", count, progress) as bar:
             make_teacher(teacher, denoiser, spec, progress=bar.advance)
-    schedule = [denoiser.schedule.name, denoiser.schedule.parameters]
-    data, spec = load_teacher(teacher, model=model, schedule=schedule, guidance=float(guidance))
+    data, spec = load_teacher(teacher, model=model, **facts_of(denoiser))
     asked = click.get_current_context().get_parameter_source("count") is click.core.ParameterSource.COMMANDLINE
     if asked and len(data) < count:
         raise ValueError(f"{teacher} holds {len(data)} samples, and --count is {count}")

@@ -23,6 +23,7 @@ from ..training.trainer_config import TrainerConfig
 from .figures import image_grid
 from .sampling import fashion_quality, generate
 from .students import student_figures
+from .teaching import facts_of
 
 SHOWN = 64
 
@@ -123,13 +124,12 @@ def _start(student: Denoiser, start: str) -> None:
 def _data(job: Distillation, teacher: Denoiser):
     if not job.recipe.pairs:
         return open_dataset(job.data, size=teacher.model.size, channels=teacher.model.channels)
-    schedule = [teacher.schedule.name, teacher.schedule.parameters]
     if not Path(job.data).is_dir():
         raise ValueError(
             f"this recipe learns from a teacher's samples and their noise; make them with pyaccel teacher --model "
             f"{job.teacher} --out FOLDER, and say --data FOLDER"
         )
-    pairs, _ = load_teacher(job.data, model=job.teacher, schedule=schedule, guidance=job.guidance)
+    pairs, _ = load_teacher(job.data, model=job.teacher, **facts_of(teacher))
     return Pairs(pairs)
 
 

@@ -10,25 +10,13 @@ from torch import Tensor
 from ..denoiser import Denoiser
 from ..progress import progress_bar
 from ..solvers import Plan
-from .frechet import Moments, frechet_distance
+from .frechet import frechet_distance
+from .paired import bootstrap
 from .quality import classify, judge
 from .sampling import fashion_reference, generate
 
 CALLS = (1, 2, 4)
 SHOWN = 50
-RESAMPLES = 40
-
-
-def fid_interval(features: Tensor, real: Moments) -> tuple[float, float]:
-    """The 95 % interval of the Fréchet distance of features [N, D], from a bootstrap over the samples (Efron 1979).
-
-    What resampling adds to the distance on average is taken off: a drawn set has fewer different samples.
-    """
-    generator, value = torch.Generator().manual_seed(0), frechet_distance(features, real)
-    drawn = (torch.randint(len(features), (len(features),), generator=generator) for _ in range(RESAMPLES))
-    values = torch.tensor([frechet_distance(features[index], real) for index in drawn], dtype=torch.float64)
-    low, high = (values - values.mean() + value).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
-    return float(low), float(high)
 
 
 def student_figures(
@@ -52,6 +40,7 @@ def student_figures(
             features, logits = classify(classifier, samples.images)
             quality = judge(features, logits, samples.labels, reference)
             figures[f"fid, {key}"] = round(quality.fid, 3)
-            figures[f"interval, {key}"] = [round(x, 3) for x in fid_interval(features, reference.moments)]
+            interval = bootstrap(lambda drawn, f=features: frechet_distance(f[drawn], reference.moments), count)
+            figures[f"interval, {key}"] = [round(interval.low, 3), round(interval.high, 3)]
             figures[f"accuracy, {key}"] = round(quality.accuracy, 3)
     return figures, torch.cat(pictures)

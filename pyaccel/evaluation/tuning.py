@@ -1,4 +1,4 @@
-"""``pyaccel tune-solver``: from a model of the zoo and a number of calls to a trained plan, its card and its figure."""
+"""``pyaccel tune-solver``: from a model and a number of calls to a trained plan, its card and its figure."""
 
 from __future__ import annotations
 
@@ -20,37 +20,47 @@ from ..seeding import sample_noise
 from ..solvers import Plan, TrainablePlan
 from ..solvers.family import make_plan
 from ..training.adversarial import Discriminator
-from ..training.distances import distance_of
+from ..training.distances import Distance, distance_of
 from ..training.solver_config import SolverConfig
 from ..training.solver_methods import METHODS
 from ..training.solver_trainer import SolverTrainer
-from ..training.teacher import TeacherData, TeacherSpec, generate_teacher
+from ..training.teacher import TeacherData, TeacherSpec
 from .figures import image_grid
 from .frechet import frechet_distance, moments
 from .quality import classify
-from .sampling import fashion_reference, labels_of
+from .sampling import fashion_reference
+from .teaching import TEACHER_SEED, class_labels, dtype_name, sample_shape
 from .training_figure import training_figure
 
 SHOWN = 64
-TEACHER_SEED = 20_000  # apart from the seeds that figures are measured with
 
 
 @dataclass(frozen=True)
 class Job:
     """One training: of which plan, by which method.
 
-    ``solver``, ``options`` and ``grid`` make the plan that it starts from; ``changes`` are settings of
-    :class:`SolverConfig` that replace the method's.
+    ``model`` is a name of the zoo, or one of your own for any other denoiser. ``solver``, ``options`` and ``grid`` make
+    the plan that it starts from, by default the method's own; ``changes`` are settings of :class:`SolverConfig` that
+    replace the method's.
     """
 
     model: str
     steps: int
     method: str
-    solver: str = "dpmpp"
-    options: dict[str, Any] = field(default_factory=lambda: {"order": 3})
+    solver: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
     grid: str | None = None
     guidance: float = 1.0
     changes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        own = METHODS[self.method].solver if self.method in METHODS else ""
+        if own and self.solver not in ("", own):
+            raise ValueError(f"{self.method} trains the solver {own}, got {self.solver}; for that take gs")
+        solver = self.solver or own or "dpmpp"
+        object.__setattr__(self, "solver", solver)
+        if solver == "dpmpp":
+            object.__setattr__(self, "options", {"order": 3, **self.options})
 
     def plan(self, denoiser: Denoiser) -> Plan:
         """The plan before training; ValueError for fewer steps than the solver's order."""
@@ -74,36 +84,6 @@ class Job:
         return SolverConfig(**settings)
 
 
-def teacher_plan(denoiser: Denoiser, spec: TeacherSpec) -> Plan:
-    """The teacher's plan."""
-    return make_plan(spec.solver, denoiser.schedule, spec.steps, prediction=denoiser.prediction, **spec.options)
-
-
-def teacher_spec(
-    model: str, denoiser: Denoiser, count: int, *, solver: str = "unipc", steps: int = 20, seed: int = TEACHER_SEED,
-    options: dict | None = None, shard: int = 250,
-) -> TeacherSpec:  # fmt: skip
-    """What teacher data of a model of the zoo are to be."""
-    schedule = [denoiser.schedule.name, denoiser.schedule.parameters]
-    guidance = float(denoiser.guidance)
-    return TeacherSpec(model, solver, steps, count, seed, guidance, shard, dict(options or {}), schedule)
-
-
-def make_teacher(folder: Path, denoiser: Denoiser, spec: TeacherSpec, *, rank=0, ranks=1, progress=lambda _: None):
-    """Makes the shards of teacher data that are missing or damaged; returns their numbers."""
-    plan, model = teacher_plan(denoiser, spec), denoiser.model
-    if plan.stochastic:
-        raise ValueError(f"{spec.solver} adds noise on its way; a teacher must be deterministic, such as unipc")
-    device = next(model.parameters()).device
-
-    def sample(noise: torch.Tensor, indices: range):
-        labels = labels_of(indices, list(range(model.classes)))
-        return plan.sample(denoiser, noise.to(device), label=labels.to(device)), labels
-
-    shape = (model.channels, model.size, model.size)
-    return generate_teacher(folder, spec, sample, shape, rank=rank, ranks=ranks, progress=progress)
-
-
 def make_trainer(
     job: Job,
     denoiser: Denoiser,
@@ -111,27 +91,31 @@ def make_trainer(
     folder: Path,
     *,
     held_out: int = 200,
+    distance: Distance | None = None,
     discriminator: torch.nn.Module | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
     start: dict[str, torch.Tensor] | None = None,
     teacher: TeacherSpec | None = None,
 ) -> SolverTrainer:
-    """The trainer of a job; ``data`` on the device of the denoiser. ``start`` are parameters to begin with."""
-    config, device = job.config(), data.noise.device
+    """The trainer of a job; ``data`` on the device of the denoiser. ``start`` are parameters to begin with.
+
+    A ``distance`` of your own replaces the objective of that name. The embedded classifier, a discriminator, and a
+    validation by features are there for models of the zoo; others bring theirs, and are validated by the RMSE.
+    """
+    config, device, of_zoo = job.config(), data.noise.device, job.model in zoo.names()
     train, held = data.split(held_out)
     trainable = TrainablePlan(job.plan(denoiser))
     if start is not None:
         trainable.load_state_dict(start)
-    features = None
-    if config.objective == "features":
-        features = fashion_reference()[0].to(device).features
-    if config.adversarial and discriminator is None:
+    if distance is None:
+        features = fashion_reference()[0].to(device).features if of_zoo and config.objective == "features" else None
+        distance = distance_of(config.objective, device, features, config.pixels)
+    if config.adversarial and discriminator is None and of_zoo:
         torch.manual_seed(config.seed)
         discriminator = Discriminator(denoiser.model.channels, classes=denoiser.model.classes)
     if discriminator is not None:
         discriminator = discriminator.to(device)
-    validate = feature_validation(denoiser, held) if config.adversarial else None
-    distance = distance_of(config.objective, device, features, config.pixels)
+    validate = feature_validation(denoiser, held) if config.adversarial and of_zoo else None
     return SolverTrainer(
         trainable, denoiser, train, held, distance, config, folder,
         discriminator=discriminator, validate=validate, report=report,
@@ -150,8 +134,7 @@ def feature_validation(denoiser: Denoiser, held: TeacherData) -> Callable[[torch
 
     @torch.no_grad()
     def validate(plan: torch.nn.Module) -> float:
-        parts = zip(held.noise.split(250), held.labels.split(250), strict=True)
-        samples = torch.cat([plan(denoiser, noise, label=label) for noise, label in parts])
+        samples = torch.cat([plan(denoiser, noise, **given) for noise, _, given in held.batches(250)])
         if not torch.isfinite(samples).all():
             return float("nan")
         return frechet_distance(classify(classifier, samples)[0], wanted)
@@ -169,10 +152,9 @@ def with_chosen_times(job: Job, denoiser: Denoiser, samples: int = 64) -> Plan:
     if job.method == "dmn":
         times = solvers.dmn_times(start)
     else:
-        model = denoiser.model
-        device = next(model.parameters()).device
-        noise = sample_noise(TEACHER_SEED, range(samples), (model.channels, model.size, model.size)).to(device)
-        label = labels_of(range(samples), list(range(model.classes))).to(device)
+        device = next(denoiser.model.parameters()).device
+        noise = sample_noise(TEACHER_SEED, range(samples), sample_shape(denoiser)).to(device)
+        label = class_labels(denoiser)(range(samples))["label"].to(device)
         times = solvers.gits_times(
             denoiser, denoiser.schedule, job.steps, noise, grid=job.grid, prediction=denoiser.prediction, label=label
         )
@@ -192,24 +174,22 @@ def write_result(job: Job, trainer: SolverTrainer, folder: Path, figures: dict[s
 
 def card(job: Job, trainer: SolverTrainer, figures: dict[str, Any], teacher: TeacherSpec) -> dict[str, Any]:
     """What is known of a trained plan."""
-    device = trainer.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     return {
         "name": f"{job.method}-{job.steps}",
         "model": job.model,
         "guidance": job.guidance,
-        "dtype": str(trainer.denoiser.dtype).removeprefix("torch."),
+        "dtype": dtype_name(trainer.denoiser),
         "method": job.method,
         "paper": METHODS[job.method].paper,
         "starts from": {"solver": job.solver, "options": job.options, "grid": job.grid or "uniform"},
-        "numbers": sum(p.numel() for p in trainer.learned),
+        "numbers": trainer.trainable.learned_numbers,
         "teacher": dataclasses.asdict(teacher),
         "training": {
             "config": dataclasses.asdict(trainer.config),
             "steps": trainer.step,
             "best step": trainer.best_step,
             "seconds": round(trainer.seconds, 1),
-            "machine": f"{platform.machine()}, {name}, torch {torch.__version__}",
+            "machine": machine_of(trainer.device),
             "pyaccel": __version__,
         },
         "validation": {
@@ -221,6 +201,12 @@ def card(job: Job, trainer: SolverTrainer, figures: dict[str, Any], teacher: Tea
     }
 
 
+def machine_of(device: torch.device) -> str:
+    """Which machine it is, for a card."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    return f"{platform.machine()}, {name}, torch {torch.__version__}"
+
+
 def tune(
     job: Job,
     folder: Path,
@@ -230,13 +216,16 @@ def tune(
     *,
     seconds: float | None = None,
     held_out: int = 200,
+    distance: Distance | None = None,
     discriminator: torch.nn.Module | None = None,
     progress: bool = True,
 ) -> tuple[SolverTrainer, Plan]:
     """Trains a job in ``folder`` and writes its results; a run that was stopped goes on from its checkpoint.
 
-    Logs for TensorBoard go to ``folder/logs`` where it is installed; a grid of samples is drawn at each checkpoint.
+    Logs for TensorBoard go to ``folder/logs`` where it is installed; a grid of samples that are pictures is drawn at
+    each checkpoint. ``distance`` and ``discriminator`` as for :func:`make_trainer`.
     """
+    folder = Path(folder)
     writer = _writer(folder / "logs")
 
     def report(step: int, values: dict[str, float]) -> None:
@@ -244,14 +233,16 @@ def tune(
             writer.add_scalar(name, value, step)
 
     trainer = make_trainer(
-        job, denoiser, data, folder, held_out=held_out, discriminator=discriminator,
+        job, denoiser, data, folder, held_out=held_out, distance=distance, discriminator=discriminator,
         report=None if writer is None else report, teacher=spec,
     )  # fmt: skip
 
     def pictures(trainer: SolverTrainer) -> None:
-        held = trainer.held_out.head(SHOWN)
+        noise, targets, given = trainer.held_out.at(slice(SHOWN))
+        if targets.dim() != 4 or targets.shape[1] not in (1, 3):
+            return
         with torch.no_grad():
-            samples = trainer.ema(denoiser, held.noise, label=held.labels)
+            samples = trainer.ema(denoiser, noise, **given)
         image_grid(folder / "samples" / f"step-{trainer.step:06d}.png", samples)
 
     trainer.fit(progress=progress, callback=pictures, seconds=seconds)

@@ -2,6 +2,7 @@
 
 from .adams import deis, ipndm, ipndm_v, lms, pndm, rho_ab
 from .adaptive import AdaptiveSolver, Attempt, dpm_adaptive
+from .amed import amed
 from .ancestral import ddpm, euler_ancestral
 from .builder import Builder
 from .chosen_times import dmn_times, gits_times
@@ -36,6 +37,7 @@ __all__ = [
     "Stage",
     "Threshold",
     "TrainablePlan",
+    "amed",
     "ctm",
     "ddim",
     "ddpm",

@@ -35,7 +35,8 @@ class TrainablePlan(nn.Module):
     Args:
         plan: a deterministic Plan from noise to data without threshold or tensors, made by any of our solvers, traced
             from a scheduler, or loaded.
-        learn: which of ``times``, ``shifts``, ``coefficients`` and ``states`` require gradients.
+        learn: which of ``times``, ``shifts``, ``coefficients`` and ``states`` require gradients; ``named`` are those
+            coefficients alone that the solver itself has, without the weights of older predictions.
         form: "solver" derives the coefficients from the learned times by the solver that made the plan; "table" takes
             those of the plan as they are, so its times are fixed; "auto" is "solver" wherever that is possible.
 
@@ -76,13 +77,26 @@ class TrainablePlan(nn.Module):
         return self.form == "solver"
 
     def learn(self, names: Iterable[str]) -> None:
-        """Lets gradients flow to these of :data:`LEARNED` alone."""
-        names = list(names)
-        unknown = set(names) - set(LEARNED)
+        """Lets gradients flow to these of :data:`LEARNED`, or ``named``, alone."""
+        names = set(names)
+        unknown = names - {*LEARNED, "named"}
         if unknown:
-            raise ValueError(f"TrainablePlan learns {', '.join(LEARNED)}; got {', '.join(sorted(map(str, unknown)))}")
+            raise ValueError(
+                f"TrainablePlan learns {', '.join(LEARNED)} and named; got {', '.join(sorted(map(str, unknown)))}"
+            )
+        learned = ["coefficients" in names or not name.startswith("m[") for _, name in self.coefficient_names]
+        self._learned = torch.tensor(learned, dtype=torch.bool)
+        if "named" in names:
+            names.add("coefficients")
         for name, attribute in _NAMES.items():
             getattr(self, attribute).requires_grad_(name in names)
+
+    @property
+    def learned_numbers(self) -> int:
+        """How many numbers get gradients."""
+        coefficients = int(self._learned.sum()) if self.coefficients.requires_grad else 0
+        others = (p for p in self.parameters() if p.requires_grad and p is not self.coefficients)
+        return coefficients + sum(p.numel() for p in others)
 
     def times(self) -> torch.Tensor:
         """The times [N + 1], falling, with their gradients."""
@@ -96,11 +110,9 @@ class TrainablePlan(nn.Module):
         whose branches of guidance have these ``weights``.
         """
         inner = self.times()[1:-1] if self.learns_times else self.time_logits
-
-        return live_table(
-            self._live, (inner, self.time_shifts, self.coefficients, self.states), prediction or self.origin.prediction,
-            weights,
-        )  # fmt: skip
+        coefficients = torch.where(self._learned, self.coefficients, self.coefficients.detach())
+        numbers = inner, self.time_shifts, coefficients, self.states
+        return live_table(self._live, numbers, prediction or self.origin.prediction, weights)
 
     def forward(
         self, denoiser: Callable[..., torch.Tensor], noise: torch.Tensor, *, checkpoint: bool = False, **conditioning

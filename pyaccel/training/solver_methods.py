@@ -8,12 +8,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SolverMethod:
-    """``settings`` of :class:`pyaccel.training.solver_config.SolverConfig`; ``paper`` and a line on what it does."""
+    """``settings`` of :class:`pyaccel.training.solver_config.SolverConfig`; ``paper`` and a line on what it does.
+
+    ``solver`` is the one that it trains, where it trains no other.
+    """
 
     name: str
     paper: str
     summary: str
     settings: dict[str, Any] = field(default_factory=dict)
+    solver: str = ""
 
     @property
     def adversarial(self) -> bool:
@@ -49,6 +53,10 @@ METHODS = {
         SolverMethod(
             "bns", "arXiv 2403.01329", "times and all coefficients, by the PSNR",
             {"learn": ("times", "coefficients", "states"), "objective": "psnr"},
+        ),
+        SolverMethod(
+            "amed", "arXiv 2312.00094", "the place, the told time and the scale of the second call of each step",
+            {"learn": ("named",)}, solver="amed",
         ),
     )
 }  # fmt: skip

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .adversarial import check_discriminator, discriminator_loss, relativistic_generator_loss
+from .adversary import Adversary
 from .checkpoints import flatten, flatten_optimizer, load_optimizer, load_tensors, save_tensors, unflatten
 from .distances import Distance
 from .graphs import Graphed
@@ -69,7 +69,7 @@ class SolverTrainer(Loop):
         self.trainable, self.denoiser, self.data, self.held_out = trainable, denoiser, data, held_out
         self.distance, self.config, self.report, self.graph = distance, config, report, graph
         self.facts = facts or {}  # what else decides the result: a checkpoint of other facts is refused
-        self.device = data.noise.device
+        self.device, self.names = data.noise.device, sorted(data.conditioning)
         trainable.learn(config.learn)
         self.ema = copy.deepcopy(trainable).requires_grad_(False)
         self.learned = [p for p in trainable.parameters() if p.requires_grad and p.numel()]
@@ -79,9 +79,7 @@ class SolverTrainer(Loop):
             {"params": [p], "factor": config.time_factor if p is trainable.time_logits else 1.0} for p in self.learned
         ]
         self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate)
-        self.discriminator, self.discriminator_optimizer = None, None
-        if config.adversarial > 0:
-            self._use(discriminator)
+        self.adversary = Adversary(discriminator, config, data) if config.adversarial > 0 else None
         self.offsets = torch.zeros_like(data.noise) if config.ball else None
         self.validate = validate or self.validation_rmse
         self.validations: list[tuple[int, float]] = []
@@ -91,38 +89,10 @@ class SolverTrainer(Loop):
 
     def _record(self) -> None:
         """On a GPU what is done there becomes two graphs; anew where tensors that they read have been replaced."""
-        self._solver_part, self._discriminator_part = self._differentiated, self._train_discriminator
-        if self.graph and self.device.type == "cuda" and not self.config.checkpoint:
-            self._solver_part = Graphed(self._differentiated)
-            if self.discriminator is not None:
-                state = list(self._of_discriminator().values())
-                before = [t.clone() for t in state]
-
-                def restore() -> None:
-                    # A step that was not there before has made new tensors: zeros.
-                    now = self._of_discriminator().values()
-                    with torch.no_grad():
-                        for t in now:
-                            t.zero_()
-                        for t, was in zip(state, before, strict=True):
-                            t.copy_(was)
-
-                self._discriminator_part = Graphed(self._train_discriminator, restore)
-
-    def _of_discriminator(self) -> dict[str, Tensor]:
-        tensors = dict(self.discriminator.named_parameters()) | dict(self.discriminator.named_buffers())
-        return tensors | flatten_optimizer("optimizer", self.discriminator_optimizer)
-
-    def _use(self, discriminator: nn.Module | None) -> None:
-        if discriminator is None:
-            raise ValueError("an adversarial weight needs a discriminator")
-        config, first = self.config, self.data.head(2)
-        check_discriminator(discriminator, first.samples, {"label": first.labels})
-        self.discriminator = discriminator
-        self.discriminator_optimizer = torch.optim.Adam(
-            discriminator.parameters(), lr=config.discriminator_rate, betas=(0.0, 0.99), eps=1e-8,
-            capturable=self.device.type == "cuda",
-        )  # fmt: skip
+        graph = self.graph and self.device.type == "cuda" and not self.config.checkpoint
+        self._solver_part = Graphed(self._differentiated) if graph else self._differentiated
+        if self.adversary is not None:
+            self.adversary.record(graph)
 
     def _check_data(self) -> None:
         """A teacher's sample that is not finite would spoil everything later, and nobody would know which it was."""
@@ -139,7 +109,8 @@ class SolverTrainer(Loop):
         """One step of the solver and, with an adversary, one of the discriminator; returns the solver's loss."""
         config, step = self.config, self.step
         index = self.data.indices(step, config.batch_size, config.seed).to(self.device, non_blocking=True)
-        noise, label, target = self.data.noise[index], self.data.labels[index], self.data.samples[index]
+        noise, target, conditioning = self.data.at(index)
+        values = [conditioning[name] for name in self.names]
         rate = config.learning_rate_at(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
@@ -148,11 +119,11 @@ class SolverTrainer(Loop):
         numbers = table.numbers.detach().to(self.device, non_blocking=True)
         offset = None if self.offsets is None else self.offsets[index]
         moved = noise if offset is None else noise + offset
-        loss, gradient, by_noise, fake = self._solver_part(numbers, moved, label, target)
+        loss, gradient, by_noise, fake = self._solver_part(numbers, moved, target, *values)
         if offset is not None:
             self._move_offsets(index, offset, by_noise, noise)
-        if self.discriminator is not None:
-            self._discriminator_part(target, fake, label)
+        if self.adversary is not None:
+            self.adversary.train_step(target, fake, conditioning)
         loss = loss.clone()  # a graph's result is overwritten in the next step
         self.optimizer.zero_grad(set_to_none=True)
         table.numbers.backward(gradient.to(table.numbers.device))
@@ -164,34 +135,24 @@ class SolverTrainer(Loop):
         self.step += 1
         return loss
 
-    def _differentiated(self, numbers: Tensor, noise: Tensor, label: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        """(loss, its gradients by the numbers of the table and, for a ball, by the noise, the samples)."""
+    def _differentiated(self, numbers: Tensor, noise: Tensor, target: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        """(loss, its gradients by the numbers of the table and, for a ball, by the noise, the samples).
+
+        ``values`` are those of the conditioning in the order of ``names``: a graph takes tensors alone.
+        """
         numbers = numbers.detach().requires_grad_()
         inputs = [numbers]
         if self.offsets is not None:
             noise = noise.detach().requires_grad_()
             inputs.append(noise)
-        loss, fake = self._loss(dataclasses.replace(self._layout, numbers=numbers), noise, label, target)
-        gradients = torch.autograd.grad(loss, inputs)
-        return loss.detach(), gradients[0], gradients[-1], fake
-
-    def _loss(self, table, noise: Tensor, label: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """(the loss, the samples without their graph)."""
-        fake = self.trainable.run(table, self.denoiser, noise, self.config.checkpoint, {"label": label})
+        table = dataclasses.replace(self._layout, numbers=numbers)
+        conditioning = dict(zip(self.names, values, strict=True))
+        fake = self.trainable.run(table, self.denoiser, noise, self.config.checkpoint, conditioning)
         loss = self.distance(fake, target).mean()
-        if self.discriminator is not None:
-            with torch.no_grad():
-                of_real = self.discriminator(target, label=label)
-            adversarial = relativistic_generator_loss(of_real, self.discriminator(fake, label=label))
-            loss = loss + self.config.adversarial * adversarial
-        return loss, fake.detach()
-
-    def _train_discriminator(self, real: Tensor, fake: Tensor, label: Tensor) -> tuple[Tensor, ...]:
-        loss = discriminator_loss(self.discriminator, real, fake, self.config.gamma, {"label": label})
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.discriminator_optimizer.step()
-        return (loss.detach(),)
+        if self.adversary is not None:
+            loss = loss + self.adversary.loss(target, fake, conditioning)
+        gradients = torch.autograd.grad(loss, inputs)
+        return loss.detach(), gradients[0], gradients[-1], fake.detach()
 
     def _only_one_kind(self, times: int) -> None:
         """Gradients of the coefficients alone, or of the times alone."""
@@ -240,10 +201,9 @@ class SolverTrainer(Loop):
     @torch.no_grad()
     def validation_rmse(self, plan: nn.Module) -> float:
         """√ mean (sample − teacher's)² over the samples held out."""
-        total, data, batch = torch.zeros((), device=self.device), self.held_out, max(256, self.config.batch_size)
-        for i in range(0, len(data), batch):
-            samples = plan(self.denoiser, data.noise[i : i + batch], label=data.labels[i : i + batch])
-            total += (samples - data.samples[i : i + batch]).square().sum()
+        total, data = torch.zeros((), device=self.device), self.held_out
+        for noise, target, conditioning in data.batches(max(256, self.config.batch_size)):
+            total += (plan(self.denoiser, noise, **conditioning) - target).square().sum()
         return math.sqrt(float(total) / data.samples.numel())
 
     def note(self, value: float) -> str:
@@ -274,9 +234,9 @@ class SolverTrainer(Loop):
         while self.step <= reached:
             index = self.data.indices(self.step, self.config.batch_size, self.config.seed)
             with torch.no_grad():
-                chosen = index.to(self.device)
-                fake = self.trainable(self.denoiser, self.data.noise[chosen], label=self.data.labels[chosen])
-                bad = ~torch.isfinite(self.distance(fake, self.data.samples[chosen]))
+                noise, target, conditioning = self.data.at(index.to(self.device))
+                fake = self.trainable(self.denoiser, noise, **conditioning)
+                bad = ~torch.isfinite(self.distance(fake, target))
             if bad.any():
                 sample = self.data.first + int(index[int(bad.nonzero()[0])])
                 return f", first at step {self.step + 1} with the teacher's sample {sample}"
@@ -293,9 +253,8 @@ class SolverTrainer(Loop):
         tensors = flatten("plan", self.trainable.state_dict()) | flatten("ema", self.ema.state_dict())
         tensors |= flatten("best", self.best.state_dict())
         tensors |= flatten_optimizer("optimizer", self.optimizer)
-        if self.discriminator is not None:
-            tensors |= flatten("discriminator", self.discriminator.state_dict())
-            tensors |= flatten_optimizer("discriminator_optimizer", self.discriminator_optimizer)
+        if self.adversary is not None:
+            tensors |= self.adversary.tensors()
         if self.offsets is not None:
             tensors["offsets"] = self.offsets
         return tensors
@@ -304,9 +263,8 @@ class SolverTrainer(Loop):
         for name, module in (("plan", self.trainable), ("ema", self.ema), ("best", self.best)):
             module.load_state_dict(unflatten(name, tensors))
         load_optimizer("optimizer", self.optimizer, tensors)
-        if self.discriminator is not None:
-            self.discriminator.load_state_dict(unflatten("discriminator", tensors))
-            load_optimizer("discriminator_optimizer", self.discriminator_optimizer, tensors)
+        if self.adversary is not None:
+            self.adversary.set(tensors)
         if self.offsets is not None:
             self.offsets.copy_(tensors["offsets"])
         self._record()

@@ -61,6 +61,14 @@ def test_a_stopped_run_goes_on(pyaccel, tmp_path):
     assert part == whole
 
 
+def test_amed_trains_its_own_solver(pyaccel, tmp_path):
+    ran(pyaccel(*TEACHER))
+    ran(pyaccel(*TUNE, "--steps", 2, "--method", "amed", "--iterations", 4, "--out", "run"))
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert (card["starts from"]["solver"], card["numbers"]) == ("amed", 3 * 2)
+    assert Plan.load(tmp_path / "run" / "plan.json").calls == 4
+
+
 @pytest.mark.parametrize("method", ["gits", "dmn"])
 def test_chosen_times(pyaccel, tmp_path, method):
     arguments = "--model", "fashion-dit", "--steps", 3, "--solver", "ddim", "--out", "x"
@@ -76,6 +84,10 @@ def test_chosen_times(pyaccel, tmp_path, method):
     [
         ("needs at least 3 steps", ("--model", "fashion-dit", "--steps", 2)),
         ("did you mean 'gas'", ("--model", "fashion-dit", "--steps", 4, "--method", "gaz")),
+        (
+            "amed trains the solver amed, got ddim",
+            ("--model", "x", "--steps", 2, "--method", "amed", "--solver", "ddim"),
+        ),
         ("unknown objective", ("--model", "fashion-dit", "--steps", 4, "--objective", "l3")),
         ("is a Classifier", ("--model", "fashion-classifier", "--steps", 4)),
         ("cannot be used", ("--model", "fashion-dit", "--steps", 4, "--device", "cuda:77")),
@@ -95,6 +107,7 @@ def test_teachers_that_do_not_fit(pyaccel, tmp_path):
     ran(pyaccel(*TEACHER))
     for options, message in (
         (("--guidance", 4), "was made with guidance 1, and the solver is to be for 4"),
+        (("--dtype", "bfloat16"), "by the network in float32, and the solver is to be for bfloat16"),
         (("--count", 100), "holds 24 samples, and --count is 100"),
     ):
         result = pyaccel(*TUNE, "--iterations", 2, "--out", "other", *options)

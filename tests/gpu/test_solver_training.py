@@ -18,7 +18,8 @@ def teacher(denoiser) -> TeacherData:
     noise, label = sample_noise(3, range(48), (1, 28, 28)), labels_of(range(48), list(range(10)))
     device = next(denoiser.model.parameters()).device
     noise, label = noise.to(device), label.to(device)
-    return TeacherData(noise, label, solvers.unipc(denoiser.schedule, 8).sample(denoiser, noise, label=label))
+    samples = solvers.unipc(denoiser.schedule, 8).sample(denoiser, noise, label=label)
+    return TeacherData(noise, samples, {"label": label})
 
 
 def trained(folder, device: str, graph: bool, adversarial: float, model: str = "fashion-dit") -> SolverTrainer:
@@ -45,8 +46,8 @@ def test_graphs_and_the_cpu_give_the_same_plan(tmp_path, recwarn, model, adversa
         for name, p in graphed.trainable.state_dict().items():
             torch.testing.assert_close(other.trainable.state_dict()[name], p, rtol=0, atol=2e-3)
     if adversarial:
-        for name, p in graphed.discriminator.state_dict().items():
-            torch.testing.assert_close(eager.discriminator.state_dict()[name], p, rtol=0, atol=1e-3)
+        for name, p in graphed.adversary.discriminator.state_dict().items():
+            torch.testing.assert_close(eager.adversary.discriminator.state_dict()[name], p, rtol=0, atol=1e-3)
 
 
 def test_a_checkpoint_goes_on_with_graphs(tmp_path):

@@ -33,6 +33,7 @@ ODE = [
     (solvers.rk4, {}),
     (solvers.rho_rk, {"order": 3}),
     (solvers.epd, {}),
+    (solvers.amed, {}),
     (solvers.unipc, {}),
     (solvers.unipc, {"form": "epsilon"}),
     (solvers.unipc, {"variant": "bh1", "form": "epsilon"}),

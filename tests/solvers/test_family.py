@@ -9,7 +9,7 @@ FLOW = schedules.flow()
 
 def test_register_and_names():
     named = [
-        "ddim", "ddpm", "deis", "dpm", "dpm_fast", "dpmpp", "dpmpp_sde", "epd", "euler", "euler_ancestral",
+        "amed", "ddim", "ddpm", "deis", "dpm", "dpm_fast", "dpmpp", "dpmpp_sde", "epd", "euler", "euler_ancestral",
         "euler_maruyama", "heun", "ipndm", "ipndm_v", "lms", "pndm", "rho_ab", "rho_rk", "rk4", "unic", "unipc",
         "edm_stochastic", "restart", "sa_solver", "lcm", "tcd", "ctm", "flow_map", "dpm_v3", "dpm_adaptive",
     ]  # fmt: skip

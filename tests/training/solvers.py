@@ -24,7 +24,7 @@ def teacher(count: int, size: int = 4) -> TeacherData:
     """Samples of it by 64 steps of UniPC."""
     noise = sample_noise(5, range(count), (size,))
     samples = solvers.unipc(SCHEDULE, 64, grid="log_snr", end=1e-3).sample(mixture(), noise)
-    return TeacherData(noise, torch.arange(count) % 10, samples)
+    return TeacherData(noise, samples, {"label": torch.arange(count) % 10})
 
 
 def trainer(folder, *, plan=None, data=None, distance=l2, discriminator=None, denoiser=None, report=None, **changes):

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...seeding import step_generator
 
 
-def epoch_indices(length: int, step: int, size: int, seed: int) -> Tensor:
+def epoch_indices(length: int, step: int, size: int, seed: int, stream: int = 1) -> Tensor:
     """Indices [size] of batch ``step``: every datum comes at most once an epoch, in an order of seed and epoch alone.
 
     An epoch has ⌊length / size⌋ batches; what is left over when ``size`` does not divide ``length`` is left out, and
@@ -22,7 +22,7 @@ def epoch_indices(length: int, step: int, size: int, seed: int) -> Tensor:
     if size > length:
         raise ValueError(f"a batch of {size} was asked for, but there are only {length} samples")
     epoch, place = divmod(step, length // size)
-    return _order(length, epoch, seed)[place * size : (place + 1) * size].clone()
+    return _order(length, epoch, seed, stream)[place * size : (place + 1) * size].clone()
 
 
 def step_flips(step: int, size: int, seed: int) -> Tensor:
@@ -33,5 +33,5 @@ def step_flips(step: int, size: int, seed: int) -> Tensor:
 # Kept for the steps of an epoch: a permutation of a million takes longer than a training step may. Two trainings
 # side by side, each with a prefetcher that has gone on to its next epoch, need four.
 @lru_cache(maxsize=4)
-def _order(length: int, epoch: int, seed: int) -> Tensor:
-    return torch.randperm(length, generator=step_generator(seed, epoch, stream=1))
+def _order(length: int, epoch: int, seed: int, stream: int) -> Tensor:
+    return torch.randperm(length, generator=step_generator(seed, epoch, stream))

@@ -33,8 +33,8 @@ class Pairs:
     def at(self, index: Tensor, flip: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Samples [b, ...] and their conditioning."""
         refuse_flip(flip)
-        index = checked_index(index, len(self))
-        return self.teacher.samples[index], {"label": self.teacher.labels[index]}
+        _, samples, conditioning = self.teacher.at(checked_index(index, len(self)))
+        return samples, conditioning
 
     def noise_at(self, index: Tensor) -> Tensor:
         """The unit noise [b, ...] that the samples were made of."""
