@@ -15,8 +15,9 @@ from ..solvers import Plan
 from ..training.batch import Batch
 from ..training.distances import Distance, distance_of
 from ..training.optimizers import Optimizer
+from ..training.parallel import local
 from ..training.recipe import Losses, Networks, module_of, unwrapped
-from .students import consistency_plan, copy_weights, per_sample, student_of, teacher_of
+from .students import consistency_plan, per_sample, student_of, teacher_of
 
 
 def karras_levels(count: int, least: float, most: float, rho: float = 7.0) -> Tensor:
@@ -93,8 +94,8 @@ class Consistency:
     ``pairing``: times next to each other on a grid of Karras's levels, whose number doubles from ``levels`` to
     ``most_levels`` over the training (iCT: Song & Dhariwal 2023, arXiv 2310.14189), or ECT's pairs (arXiv 2406.14548),
     which draw closer. The noise level sigma/alpha is log-normal with ``mean`` and ``std`` within ``least`` and
-    ``most``. The weight is 1/(difference of levels) with ``weighted``. ``target_rate`` is the rate of the average that
-    serves as target, 0 for the student itself.
+    ``most``, or the schedule's largest. The weight is 1/(difference of levels) with ``weighted``. ``target_rate`` is
+    the rate of the average that serves as target, 0 for the student itself.
     """
 
     student: Optimizer = Optimizer(1e-4, "radam")
@@ -115,7 +116,6 @@ class Consistency:
 
     output: ClassVar[str] = "student"
     averaged: ClassVar[tuple[str, ...]] = ("student",)
-    kept: ClassVar[tuple[str, ...]] = ("target",)
     pairs: ClassVar[bool] = False
 
     def __post_init__(self):
@@ -129,13 +129,18 @@ class Consistency:
 
     def networks(self, teacher: Denoiser) -> dict:
         """The student, its target where that lags behind, and the teacher where it makes the steps."""
-        networks = {"student": student_of(teacher), "target": student_of(teacher)}
+        networks = {"student": student_of(teacher)} | {name: student_of(teacher) for name in self.kept}
         return networks | ({"teacher": teacher_of(teacher)} if self.source == "teacher" else {})
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The target where it is not the student itself."""
+        return ("target",) if self.target_rate else ()
 
     def losses(self, networks: Networks, batch: Batch) -> Losses:
         """Algorithm 2 or 3."""
         student, schedule, x0 = networks.student, networks.student.schedule, batch.x
-        level, lower = (u.to(x0.device) for u in self._levels(batch))
+        level, lower = (u.to(x0.device) for u in self._levels(batch, min(self.most, schedule.ratio(1.0))))
         t, s = schedule.time_of_ratio(level), torch.where(lower > 0, schedule.time_of_ratio(lower.clamp_min(1e-9)), 0.0)
         noise = batch.normal()
         x_t = self._noisy(schedule, x0, noise, t)
@@ -144,25 +149,22 @@ class Consistency:
         else:
             x_s = self._noisy(schedule, x0, noise, s)
         weight = 1 / (level - lower) if self.weighted else torch.ones_like(level)
-        target = unwrapped(student)
-        if self.target_rate:
-            target = networks.target
-            parameters = list(module_of(unwrapped(student)).parameters())
-            if batch.step == 0:
-                copy_weights(module_of(unwrapped(student)), module_of(target))
-            elif batch.first:
-                ops.ema_update(list(module_of(target).parameters()), parameters, self.target_rate)
+        target = networks.target if self.target_rate else unwrapped(student)
         distance = distance_of(self.distance, x0.device)
         yield "student", consistency_loss(student, target, x_t, x_s, t, s, weight, distance, batch.conditioning)
+        if self.target_rate:  # once a step: of the parts of a batch that is accumulated, the first comes here alone
+            averages, now = ([local(p) for p in module_of(n).parameters()] for n in (target, unwrapped(student)))
+            with torch.no_grad():
+                ops.ema_update(averages, now, self.target_rate)
 
-    def _levels(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The two noise levels of each sample, float64 [b]."""
+    def _levels(self, batch: Batch, most: float) -> tuple[Tensor, Tensor]:
+        """The two noise levels of each sample up to ``most``, float64 [b]."""
         if self.pairing == "ect":
             z = torch.special.ndtri(batch.uniform().double())
-            level = torch.exp(self.mean + self.std * z).clamp(self.least, self.most)
+            level = torch.exp(self.mean + self.std * z).clamp(self.least, most)
             return level, ect_level(level, batch.step, self.training_steps)
         count = doubled_levels(self.levels, self.most_levels, batch.step, self.training_steps)
-        levels = karras_levels(count, self.least, self.most, self.rho).to(batch.x.device)
+        levels = karras_levels(count, self.least, most, self.rho).to(batch.x.device)
         shares = level_probabilities(levels, self.mean, self.std).cumsum(0)
         place = torch.searchsorted(shares, batch.uniform().double()).clamp_max(count - 1)
         return levels[place + 1], levels[place]

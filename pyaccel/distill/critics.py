@@ -28,7 +28,7 @@ class Critic(nn.Module):
         block.register_forward_hook(self._keep)
 
     def _keep(self, _module, _inputs, output) -> None:
-        self._features = output[0] if isinstance(output, tuple) else output
+        self._features = _features(output)
 
     def forward(self, x: Tensor, t: Tensor, **conditioning) -> tuple[Tensor, Tensor]:
         output = self.network(x, t, **conditioning)
@@ -44,8 +44,13 @@ _LISTS = ("blocks", "transformer_blocks", "single_transformer_blocks", "layers",
 _MIDDLES = ("middle", "mid_block")
 
 
+def _features(output) -> Tensor:
+    """What a block gives: of several, the last tensor (a transformer of text and image gives the image's last)."""
+    return output if isinstance(output, Tensor) else [o for o in output if isinstance(o, Tensor)][-1]
+
+
 def _middle(network: nn.Module) -> str:
-    """The name of the block in the middle of a network."""
+    """The name of the block in the middle of a network, also of one inside of an adapter."""
     for name in _MIDDLES:
         if isinstance(getattr(network, name, None), nn.Module):
             return name
@@ -53,6 +58,9 @@ def _middle(network: nn.Module) -> str:
         blocks = getattr(network, name, None)
         if isinstance(blocks, nn.ModuleList) and len(blocks):
             return f"{name}.{len(blocks) // 2}"
+    inner = list(network.named_children())
+    if len(inner) == 1:
+        return f"{inner[0][0]}.{_middle(inner[0][1])}"
     raise ValueError(
         f"{type(network).__name__} has none of {', '.join((*_MIDDLES, *_LISTS))}; name the block whose features the "
         "discriminator sees: bottleneck='...'"
@@ -69,7 +77,7 @@ def _width(network: nn.Module, block: nn.Module) -> int:
             f"how wide the features of {type(network).__name__} are cannot be found out by a call; say it: width=..."
         )
     seen = []
-    hook = block.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    hook = block.register_forward_hook(lambda _module, _inputs, output: seen.append(_features(output)))
     like = next(network.parameters())
     network(like.new_zeros(1, network.channels, network.size, network.size), like.new_ones(1))
     hook.remove()

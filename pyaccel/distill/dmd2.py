@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -65,7 +64,8 @@ class DMD2:
     The critic takes a step every time, the student every ``ratio``-th: two time scales instead of DMD's regression. The
     student is trained for ``calls`` model calls, each on what its own earlier calls lead to. The times at which
     distributions are compared are uniform in [``least``, ``most``]. ``gan`` weighs the student's adversarial loss,
-    ``gan_critic`` the critic's; 0 and 0 leave it out.
+    ``gan_critic`` the critic's; 0 and 0 leave it out. ``bottleneck`` and ``width`` are those of :class:`.Critic`, found
+    out for pyaccel's own networks.
     """
 
     student: Optimizer = Optimizer(2e-6, weight_decay=0.01, clip=10.0)
@@ -76,6 +76,8 @@ class DMD2:
     most: float = 0.98
     gan: float = 3e-3
     gan_critic: float = 1e-2
+    bottleneck: str = ""
+    width: int = 0
 
     output: ClassVar[str] = "student"
     averaged: ClassVar[tuple[str, ...]] = ("student",)
@@ -93,10 +95,12 @@ class DMD2:
                 "dmd2 needs ratio and calls of at least 1, 0 <= least < most <= 1 and weights of at least 0, got "
                 f"{self.ratio}, {self.calls}, {self.least}, {self.most}, {self.gan} and {self.gan_critic}"
             )
+        if self.gan and not self.gan_critic:
+            raise ValueError(f"dmd2: with gan={self.gan} and gan_critic=0 nobody teaches the discriminator")
 
     def networks(self, teacher: Denoiser) -> dict:
         """The student, the critic (a score of the student's samples with a discriminator's head), and the teacher."""
-        critic = Critic(copy.deepcopy(teacher.model).float())
+        critic = Critic(student_of(teacher).model, self.bottleneck or None, self.width or None)
         return {"student": student_of(teacher), "critic": critic, "teacher": teacher_of(teacher)}
 
     def losses(self, networks: Networks, batch: Batch) -> Losses:
@@ -119,7 +123,7 @@ class DMD2:
         with frozen(networks.critic) as critic:
             output, logits = critic(noisy, schedule.model_time(s).to(noisy.dtype), **conditioning)
             p, q = predictions.to_sample(networks.teacher.prediction, alpha, sigma)
-            fake = (per_sample(p, noisy) * noisy + per_sample(q, noisy) * output).detach()
+            fake = (per_sample(p, noisy) * noisy + per_sample(q, noisy) * _mean(output, noisy)).detach()
         loss = distribution_matching_loss(sample, real, fake)
         yield "student", loss + self.gan * generator_loss(logits) if self.gan else loss
 
@@ -136,11 +140,11 @@ class DMD2:
         target = predictions.target(
             networks.teacher.prediction, sample, noise, per_sample(alpha, sample), per_sample(sigma, sample)
         )
-        loss = F.mse_loss(output[: len(sample)].to(target.dtype), target)
+        loss = F.mse_loss(_mean(output, sample)[: len(sample)].to(target.dtype), target)
         if both:
             fake, real = logits.chunk(2)
-            loss = loss + self.gan_critic * discriminator_loss(real, fake)
-        return loss
+            return loss + self.gan_critic * discriminator_loss(real, fake)
+        return loss + 0.0 * logits.sum()  # ranks that share gradients wait for one of each parameter
 
     def _with_noise(self, schedule, batch: Batch, sample: Tensor):
         """(alpha·sample + sigma·noise, the times, alpha, sigma, noise) at times between ``least`` and ``most``."""
@@ -151,3 +155,8 @@ class DMD2:
     def plan(self, student: Denoiser, steps: int) -> Plan:
         """How the student is sampled."""
         return consistency_plan(student, steps)
+
+
+def _mean(output: Tensor, like: Tensor) -> Tensor:
+    """The output without the variance that some networks predict in further channels."""
+    return output[:, : like.shape[1]]

@@ -78,8 +78,8 @@ class MeanFlow:
         guided = (self.omega, self.kappa) != (1.0, 0.0)
         if guided and self.velocity == "teacher":
             raise ValueError("omega and kappa guide the data's velocity; the teacher's has the teacher's guidance")
-        if guided and not self.omega + self.kappa <= 1 + max(0.0, self.omega - 1):
-            raise ValueError(f"meanflow needs kappa below 1, got omega={self.omega} and kappa={self.kappa}")
+        if not 0 <= self.kappa < 1:
+            raise ValueError(f"meanflow needs kappa in [0, 1): it guides by omega/(1 - kappa); got {self.kappa}")
 
     def networks(self, teacher: Denoiser) -> dict:
         """The student with two times, and the teacher where it gives the velocity."""
@@ -89,22 +89,22 @@ class MeanFlow:
 
     def losses(self, networks: Networks, batch: Batch) -> Losses:
         """Algorithm 1."""
-        x0, noise = batch.x, batch.normal()
+        x0, noise, p = batch.x, batch.normal(), 1 - self.equal
         t, r = (torch.sigmoid(self.mean + self.std * batch.gaussians()) for _ in range(2))
         t, r = torch.maximum(t, r), torch.minimum(t, r)
-        # The first samples have r = t: the same number of them in each batch, so that the others are few.
-        equal = round(self.equal * len(batch))
-        r = torch.cat([t[:equal], r[equal:]])
+        # Which samples have r = t depends on their places alone, and their number on nothing random.
+        apart = [i for i, place in enumerate(batch.places) if int((place + 1) * p) > int(place * p)]
+        apart = torch.tensor(apart, dtype=torch.long, device=t.device)
+        r = t.index_copy(0, apart, r[apart])
         conditioning = batch.dropped(networks.student.unconditional, self.label_dropout)
         x = per_sample(1 - t, x0) * x0 + per_sample(t, x0) * noise
         network = unwrapped(networks.student).model
         v = self._velocity(networks, network, x, noise - x0, t, conditioning)
-        apart = slice(equal, None)
         target = v
-        if equal < len(batch):
+        if len(apart):
             some = {name: value[apart] for name, value in conditioning.items()}
             moved = meanflow_target(network, x[apart], v[apart], t[apart], r[apart], some, self.tangent, self.h)
-            target = torch.cat([v[:equal], moved])
+            target = v.index_copy(0, apart, moved.to(v.dtype))
         u = networks.student(x, t, to=r, **conditioning)
         yield "student", adaptive_loss(u.to(x.dtype) - target, self.power, self.eps)
 
@@ -116,8 +116,12 @@ class MeanFlow:
             return v
         without = networks.student.unconditional
         nothing = {k: torch.full_like(c, without[k]) if k in without else c for k, c in conditioning.items()}
-        with_label = network(x, t, to=t, **conditioning) if self.kappa else torch.zeros_like(v)
-        return self.omega * v + self.kappa * with_label + (1 - self.omega - self.kappa) * network(x, t, to=t, **nothing)
+        guided = self.omega * v + (1 - self.omega - self.kappa) * network(x, t, to=t, **nothing)
+        if self.kappa:
+            guided = guided + self.kappa * network(x, t, to=t, **conditioning)
+        # Samples without a label learn the plain velocity.
+        none = [(conditioning[k] == nothing[k]).reshape(len(x), -1).all(1) for k in without if k in conditioning]
+        return torch.where(per_sample(torch.stack(none).all(0), v).bool(), v, guided.to(v.dtype)) if none else v
 
     def plan(self, student: Denoiser, steps: int) -> Plan:
         """How the student is sampled (Algorithm 2)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from ..solvers.ddim import ddim
 from ..training.batch import Batch
 from ..training.optimizers import Optimizer
 from ..training.recipe import Losses, Networks, module_of, unwrapped
-from .students import copy_weights, per_sample, student_of, teacher_of
+from .students import copy_weights, per_sample, student_of
 
 
 def ddim_step(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, conditioning: dict) -> Tensor:
@@ -84,17 +85,20 @@ class ProgressiveDistillation:
 
     def networks(self, teacher: Denoiser) -> dict:
         """The student, and the teacher that it replaces now and then."""
-        return {"student": student_of(teacher), "teacher": student_of(teacher_of(teacher))}
+        student = student_of(teacher)
+        return {"student": student, "teacher": dataclasses.replace(student_of(teacher), guidance=teacher.guidance)}
 
     def losses(self, networks: Networks, batch: Batch) -> Losses:
         """One step of Algorithm 2."""
         student, teacher = networks.student, networks.teacher
         steps = self.steps_at(batch.step)
+        if steps < self.start_steps:  # it was a student, which has learned the guidance
+            teacher = dataclasses.replace(teacher, guidance=1.0)
         if batch.step % self.phase == 0 and batch.step > 0 and steps < self.steps_at(batch.step - 1):
             for network in (teacher, student):
                 copy_weights(module_of(networks.ema["student"]), module_of(unwrapped(network)))
         schedule, x0 = student.schedule, batch.x
-        first = ddim(schedule, 1, prediction=student.prediction).times[0]
+        first = self.plan(student, 1).times[0]
         t = torch.ceil(batch.uniform() * steps) / steps * first
         middle, s = t - 0.5 * first / steps, (t - first / steps).clamp_min(0.0)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -105,4 +109,4 @@ class ProgressiveDistillation:
 
     def plan(self, student: Denoiser, steps: int) -> Plan:
         """How the student is sampled: DDIM with the steps that it has learned."""
-        return ddim(student.schedule, steps, prediction=student.prediction)
+        return ddim(student.schedule, steps, prediction=student.prediction, grid="uniform")

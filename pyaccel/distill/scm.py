@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -114,7 +115,7 @@ class ContinuousConsistency:
     def losses(self, networks: Networks, batch: Batch) -> Losses:
         """Algorithm 1."""
         sigma_data, x0, z, conditioning = self.sigma_data, batch.x, self.sigma_data * batch.normal(), batch.conditioning
-        u = torch.atan(torch.exp(self.mean + self.std * batch.gaussians()) / sigma_data)
+        u = self._angles(networks.student.schedule, batch.gaussians())
         cos, sin = per_sample(torch.cos(u), x0), per_sample(torch.sin(u), x0)
         x, dx_du = cos * x0 + sin * z, cos * z - sin * x0
         if self.source == "teacher":
@@ -129,7 +130,13 @@ class ContinuousConsistency:
         warmup = min(1.0, batch.step / self.warmup) if self.warmup else 1.0
         g = normalised(scm_tangent(f_minus, df_du, x, dx_du, u, warmup, sigma_data), self.c)
         f = trig_velocity(networks.student, x, u, sigma_data, conditioning)
-        yield ("student", "weight"), scm_loss(f, f_minus, g, networks.weight(u))
+        yield ("student", "weight"), scm_loss(f / sigma_data, f_minus / sigma_data, g, networks.weight(u))
+
+    def _angles(self, schedule, z: Tensor) -> Tensor:
+        """u [b] of unit Gaussian numbers; within the schedule, also where differences reach ``h`` to both sides."""
+        u = torch.atan(torch.exp(self.mean + self.std * z) / self.sigma_data)
+        margin = 1.001 * self.h if self.tangent == "finite" else 1e-4
+        return u.clamp(margin, math.atan(schedule.ratio(1.0) / self.sigma_data) - margin)
 
     def plan(self, student: Denoiser, steps: int) -> Plan:
         """How the student is sampled."""

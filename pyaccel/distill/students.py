@@ -18,6 +18,11 @@ def student_of(teacher: Denoiser, second_time: bool = False) -> Denoiser:
 
     ValueError where the network has no place for a second time.
     """
+    if not isinstance(teacher.model, nn.Module):
+        raise TypeError(
+            f"a student is a copy of its teacher's network: an nn.Module, got {type(teacher.model).__name__}; put the "
+            "function into the forward of a module"
+        )
     model = copy.deepcopy(teacher.model).float()
     if second_time:
         if not hasattr(model, "add_second_time"):

@@ -18,8 +18,7 @@ _UNIFORM = 7  # streams of the generators on the CPU; those below are the data's
 class Batch:
     """Data ``x`` [b, ...] with ``conditioning`` {name: [b, ...]}, and for pairs the ``noise`` [b, ...] x was made of.
 
-    ``step`` is that of the training, and ``first`` says whether it is the first part of the step on this rank, where a
-    recipe does what is done once a step. Its random numbers depend on the seed, the step, the place of a sample in the
+    ``step`` is that of the training. Its random numbers depend on the seed, the step, the place of a sample in the
     batch of all ranks together, and on which draw of the step it is; so they do not change with the number of ranks
     nor with the accumulation of gradients, nor after a resume.
     """
@@ -34,10 +33,9 @@ class Batch:
         places: range | None = None,
         size: int | None = None,
         noise: Tensor | None = None,
-        first: bool = True,
     ):
         self.x, self.conditioning, self.noise = x, conditioning or {}, noise
-        self.step, self.seed, self.first = step, seed, first
+        self.step, self.seed = step, seed
         self.places = range(len(x)) if places is None else places
         self.size = len(x) if size is None else size
         self._base = step_seed(seed, step, _BATCH) // _PLACES * _PLACES

@@ -135,7 +135,7 @@ class Trainer(Loop):
             Batch(
                 place(x), {name: place(value) for name, value in conditioning.items()}, step=self.step,
                 seed=config.seed, places=range((first + i) * size, (first + i + 1) * size), size=config.batch_size,
-                noise=None if noise is None else place(noise), first=i == 0,
+                noise=None if noise is None else place(noise),
             )
             for i, (x, conditioning, noise) in enumerate(parts)
         ]  # fmt: skip
