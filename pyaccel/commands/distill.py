@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import signal
 import sys
 from pathlib import Path
@@ -42,8 +44,14 @@ def _print_recipes() -> None:
     print("batch is shared between the ranks. What each recipe does and costs: docs/distillation.md.\n")
     table = Table("recipe", "paper", box=None, pad_edge=False)
     for name, kind in sorted(RECIPES.items()):
-        table.add_row(name, (kind.__doc__ or "").strip().split("\n")[0].rstrip(":."))
+        table.add_row(name, _readable(kind).split("\n")[0].rstrip(":."))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _readable(kind: type) -> str:
+    """A class's docstring as text for a terminal."""
+    text = inspect.cleandoc(kind.__doc__ or "")
+    return re.sub(r":\w+:`[.~]*([^`]*)`", r"pyaccel.distill.\1", text).replace("``", "")
 
 
 def _run(recipe: str, rest: list[str]) -> None:
@@ -78,7 +86,7 @@ def _run(recipe: str, rest: list[str]) -> None:
     kind.__doc__ = Distillation.__doc__
     values = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
     about = (
-        f"{(type(default.recipe).__doc__ or '').strip()}\n\nAlso: --config FILE takes settings from YAML, such as the "
+        f"{_readable(type(default.recipe))}\n\nAlso: --config FILE takes settings from YAML, such as the "
         "config.yaml of a run; --dry-run prints all settings as YAML and ends."
     )
     job = tyro.cli(kind, args=rest, default=kind(**values), prog=f"pyaccel distill {recipe}", description=about)

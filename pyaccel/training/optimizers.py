@@ -15,11 +15,17 @@ from .rates import warmup_cosine
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The optimizer of one network of a recipe, ``kind`` with its settings.
+    """The optimizer of one network of a recipe.
 
-    The rate rises linearly over ``warmup`` steps to ``learning_rate``; then it stays, or falls to zero at the last step
-    as a cosine or a straight line. With ``cycle`` above 0 it does so anew every ``cycle`` steps. ``clip`` is the
-    largest norm of a gradient, 0 for no limit.
+    Attributes:
+        learning_rate: The largest.
+        kind: With decoupled weight decay but for adam and sgd.
+        betas: Of all kinds but sgd.
+        weight_decay: 0 for none.
+        clip: The largest norm of a gradient; 0 for no limit.
+        warmup: Steps over which the rate rises linearly.
+        decay: Whether it stays then, or falls to zero at the last step.
+        cycle: Rise and fall begin anew after so many steps; 0 for never.
     """
 
     learning_rate: float = 1e-4

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What decides the result of a training beside recipe, networks and data. Equal configs give equal bits on a CPU.
+    """What decides the result of a training beside recipe, networks and data. Equal settings give equal bits on a CPU.
 
-    ``batch_size`` is that of all ranks together; ``accumulate`` cuts each rank's share into so many parts, one after
-    the other, whose gradients are added. ``ema`` are the rates of the averages, of which the first is used. ``flip``
-    mirrors half of the images, where the data are images. ``bf16`` is autocast; weights stay as they are.
+    Attributes:
+        steps: Of the training.
+        batch_size: Of all ranks together.
+        accumulate: Parts into which each rank's share is cut, one after the other; their gradients are added.
+        ema: Rates of the averages of the weights; the first is the one that is looked at.
+        bf16: Autocast; the weights stay as they are.
+        flip: Mirror half of the images, where the data are images.
+        seed: Of all that is random.
     """
 
     steps: int
