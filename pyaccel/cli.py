@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -118,9 +119,9 @@ def train(
 
     changes = {"steps": steps, "batch_size": batch_size, "seed": seed}
     folder = out or Path("runs") / name
-    finished = train_model(name, folder, data, {k: v for k, v in changes.items() if v is not None}, checkpoint_every)
-    print(f"finished: {folder / name}.safetensors" if finished else f"stopped; the same command goes on: {folder}")
-    if not finished:
+    stopped = train_model(name, folder, data, {k: v for k, v in changes.items() if v is not None}, checkpoint_every)
+    print(f"stopped; the same command goes on: {folder}" if stopped else f"finished: {folder / name}.safetensors")
+    if stopped == signal.SIGINT:
         sys.exit(130)
 
 

@@ -28,7 +28,7 @@ def test_help_does_not_wait_for_torch():
     code += "assert 'torch' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("bench", "demo", "info", "models", "plan", "sample", "solvers", "train"):
+    for command in ("bench", "demo", "distill", "info", "models", "plan", "sample", "solvers", "train"):
         assert command in result.stdout
 
 

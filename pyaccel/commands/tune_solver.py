@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -113,5 +114,5 @@ def tune_solver(
     print(f"plan: {folder / 'plan.json'}, card: {folder / 'card.json'}, figure: {folder / 'figure.png'}")
     if trainer.step < trainer.total:
         print(f"stopped before step {trainer.total}; the same command goes on: {folder}")
-    if trainer.stopped:
+    if trainer.stopped == signal.SIGINT:
         sys.exit(130)

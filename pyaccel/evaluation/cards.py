@@ -31,8 +31,8 @@ def train_model(
     data: str | os.PathLike | None = None,
     changes: dict[str, Any] | None = None,
     checkpoint_seconds: float = 120.0,
-) -> bool:
-    """Trains ``name`` by its recipe in ``folder``; False when it was asked to stop before the end.
+) -> int:
+    """Trains ``name`` by its recipe in ``folder``; returns 0, or the number of the signal that stopped it.
 
     A run in ``folder`` goes on where it stood. At the end ``folder`` holds NAME.safetensors and the card NAME.json;
     for a generative model samples.png, for the classifier the reference statistics. ``changes`` replaces settings of
@@ -51,7 +51,7 @@ def train_model(
         base.recipe, base.recipe.networks(start), images, config, folder, checkpoint_seconds=checkpoint_seconds
     )
     if not trainer.fit():
-        return False
+        return trainer.stopped
     average = trainer.average()
     if base.prediction:
         figures = _generative_figures(trainer.denoiser(), folder)
@@ -62,7 +62,7 @@ def train_model(
         reference = Reference.from_images(average, images.images)
         save_tensors(folder / "fashion-reference.safetensors", reference.to_tensors(), {})
     zoo.save(average, _card(name, base, trainer, figures, changes or {}), folder)
-    return True
+    return 0
 
 
 def _generative_figures(denoiser: Denoiser, folder: Path) -> dict[str, float]:
