@@ -52,7 +52,8 @@ class Ranks:
                     for block in part:
                         if sum(p.numel() for p in block.parameters()) and not isinstance(block, nn.ModuleList):
                             fully_shard(block, mesh=mesh)
-            fully_shard(module, mesh=mesh)
+            # Also the root, which otherwise stays whole after a call without a backward pass; averages are of shards.
+            fully_shard(module, mesh=mesh, reshard_after_forward=True)
         return module
 
     def share_gradients(self, module: nn.Module) -> nn.Module:
