@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops, predictions
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, repeated
 from ..solvers import Plan
 from ..training.batch import Batch
 from ..training.optimizers import Optimizer
@@ -135,7 +135,7 @@ class DMD2:
         inputs, double = noisy, conditioning
         if both:  # real and generated ones in one call, with the same noise and times
             inputs = torch.cat([noisy, per_sample(alpha, batch.x) * batch.x + per_sample(sigma, batch.x) * noise])
-            told, double = torch.cat([told, told]), {name: torch.cat([c, c]) for name, c in conditioning.items()}
+            told, double = torch.cat([told, told]), repeated(conditioning, 2)
         output, logits = networks.critic(inputs, told, **double)
         target = predictions.target(
             networks.teacher.prediction, sample, noise, per_sample(alpha, sample), per_sample(sigma, sample)

@@ -47,7 +47,7 @@ class MeanFlow:
     logit-normal with ``mean`` and ``std``. ``power`` and ``eps`` are p and c of the adaptive weight. ``velocity`` is
     what the flow's velocity is: that of the data's own pairs, or the teacher's with its guidance (at a teacher's
     guidance of 1 both have the same mean, and the teacher's has less variance). ``omega`` and ``kappa`` are those of
-    guidance folded into the target (eq. 19-21), for training on data. For ``tangent`` and ``h`` see
+    guidance folded into the target, by omega/(1 − kappa) in all, for training on data. For ``tangent`` and ``h`` see
     :func:`.tangents.directional_derivative`.
     """
 
