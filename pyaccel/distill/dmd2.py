@@ -112,11 +112,11 @@ class DMD2:
         )
         training = batch.step % self.ratio == 0
         with torch.no_grad():
-            sample = unwrapped(networks.student).predict("sample", x, t, **conditioning)
+            sample = unwrapped(networks.student).predict("sample", x, t, **conditioning).to(x.dtype)
         yield "critic", self._critic_loss(networks, batch, sample)
         if not training:
             return
-        sample = networks.student.predict("sample", x, t, **conditioning)
+        sample = networks.student.predict("sample", x, t, **conditioning).to(x.dtype)
         noisy, s, alpha, sigma, _ = self._with_noise(schedule, batch, sample)
         with torch.no_grad():
             real = networks.teacher.predict("sample", noisy, s, **conditioning)
