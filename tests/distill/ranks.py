@@ -1,6 +1,6 @@
 """What a process of test_ranks.py does: a few steps of some recipes; the students' weights go into a file.
 
-torchrun --nproc_per_node N -m tests.distill.ranks SHARDING FOLDER
+torchrun --nproc_per_node N -m tests.distill.ranks ddp,fsdp FOLDER
 """
 
 import os
@@ -52,7 +52,11 @@ def teacher() -> Denoiser:
 def main() -> None:
     torch.set_num_threads(1)
     os.environ["PYACCEL_NO_LOGS"] = "1"
-    sharding, folder = sys.argv[1], Path(sys.argv[2])
+    for sharding in sys.argv[1].split(","):
+        steps(sharding, Path(sys.argv[2]) / sharding)
+
+
+def steps(sharding: str, folder: Path) -> None:
     ranks, found = Ranks(folder, sharding, "cpu"), {}
     for number, (name, recipe) in enumerate(RECIPES.items()):
         config = TrainerConfig(steps=3, batch_size=8, accumulate=2, ema=(0.5,), bf16=False)

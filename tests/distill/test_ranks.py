@@ -9,26 +9,31 @@ import torch
 from .ranks import RECIPES
 
 
-def students(folder: Path, sharding: str, count: int) -> dict[str, torch.Tensor]:
-    folder.mkdir()
+def students(folder: Path, shardings: str, count: int) -> dict[str, dict[str, torch.Tensor]]:
+    """For each way to share, the weights of each recipe's student."""
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "-m",
-         "tests.distill.ranks", sharding, str(folder)],
-        cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=90,
+         "tests.distill.ranks", shardings, str(folder)],
+        cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=180,
         capture_output=True,
     )  # fmt: skip
-    return torch.load(folder / "found.pt", weights_only=True)
+    return {s: torch.load(folder / s / "found.pt", weights_only=True) for s in shardings.split(",")}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return students(tmp_path_factory.mktemp("ranks") / "alone", "ddp", 1)
+    return students(tmp_path_factory.mktemp("alone"), "ddp", 1)["ddp"]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    return students(tmp_path_factory.mktemp("two"), "ddp,fsdp", 2)
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
-def test_two_ranks_train_the_student_of_one(sharding, alone, tmp_path):
+def test_two_ranks_train_the_student_of_one(sharding, alone, two):
     """Replicas and shards, with batches in parts: the same numbers but for the order of sums."""
-    together = students(tmp_path / sharding, sharding, 2)
+    together = two[sharding]
     assert set(together) == set(RECIPES)
     for name, weights in together.items():
         # Adam's first steps have the size of the learning rate whatever the gradient is: 1e-6 to 1e-4.
