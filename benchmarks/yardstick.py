@@ -116,7 +116,7 @@ RATE = Optimizer(2e-3, "adam", decay="cosine", warmup=20)
 TEACHER = Denoising(RATE, "uniform", label_dropout=0.0)
 # name: (recipe, whether it starts from a trained teacher, figures of other code: one-step JS)
 RECIPES = {
-    "kd": (distill.KnowledgeDistillation(RATE), True, ""),
+    "kd": (distill.KnowledgeDistillation(Optimizer(1e-2, "adam", decay="cosine", warmup=20)), True, ""),
     "progressive": (
         distill.ProgressiveDistillation(Optimizer(1e-3, "adam", decay="linear", cycle=200), 16, 1, 200), True, ""),
     "consistency (distilled)": (
@@ -124,7 +124,7 @@ RECIPES = {
     "consistency (iCT)": (
         distill.Consistency(RATE, "data", "grid", levels=10, most_levels=160, training_steps=STEPS), False, ""),
     "consistency (ECT)": (
-        distill.Consistency(RATE, "data", "ect", training_steps=STEPS), False, "0.040-0.057"),
+        distill.Consistency(RATE, "data", "ect", mean=0.0, std=1.5, training_steps=STEPS), False, "0.040-0.057"),
     "scm (distilled)": (distill.ContinuousConsistency(RATE, source="teacher", sigma_data=1.0, warmup=200), True, ""),
     "scm (data)": (
         distill.ContinuousConsistency(RATE, source="data", sigma_data=1.0, warmup=200), False, "0.012-0.023"),

@@ -27,7 +27,7 @@ def karras_levels(count: int, least: float, most: float, rho: float = 7.0) -> Te
 
 
 def level_probabilities(levels: Tensor, mean: float, std: float) -> Tensor:
-    """[N] for N + 1 levels: those of a log-normal level that is rounded to them (Song & Dhariwal 2023, eq. 10)."""
+    """[N] for N + 1 levels: those of a log-normal level that is rounded to them (Song & Dhariwal 2023)."""
     z = torch.erf((levels.log() - mean) / (math.sqrt(2) * std))
     p = z[1:] - z[:-1]
     return p / p.sum()
@@ -41,10 +41,10 @@ def doubled_levels(first: int, most: int, step: int, steps: int) -> int:
 
 
 def ect_level(level: Tensor, step: int, steps: int, q: float = 2.0, k: float = 8.0, b: float = 1.0) -> Tensor:
-    """The less noisy partner of a noise level t: r = t·(1 − q^−⌈a⌉·n(t)), n(t) = 1 + k·sigmoid(−b·t), at least 0.
+    """The less noisy partner of a noise level t: r = t·(1 − q^−a·n(t)), n(t) = 1 + k·sigmoid(−b·t), at least 0.
 
-    a grows from 1 in equal stages; after the last of eight of them r is nearly t (Geng et al. 2024, arXiv 2406.14548,
-    section 4).
+    a is 1, 2, ... 8 in eight equal stages of the training; in the last one r is nearly t (Geng et al. 2024, arXiv
+    2406.14548: the mapping "sigmoid" of their code, and its eight stages on CIFAR-10).
     """
     stage = 1 + min(7, 8 * step // max(1, steps))
     return (level * (1 - q**-stage * (1 + k * torch.sigmoid(-b * level)))).clamp_min(0.0)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops, predictions
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, repeated
 from ..solvers import Plan
 from ..training.batch import Batch
 from ..training.optimizers import Optimizer
@@ -112,11 +112,11 @@ class DMD2:
         )
         training = batch.step % self.ratio == 0
         with torch.no_grad():
-            sample = unwrapped(networks.student).predict("sample", x, t, **conditioning)
+            sample = unwrapped(networks.student).predict("sample", x, t, **conditioning).to(x.dtype)
         yield "critic", self._critic_loss(networks, batch, sample)
         if not training:
             return
-        sample = networks.student.predict("sample", x, t, **conditioning)
+        sample = networks.student.predict("sample", x, t, **conditioning).to(x.dtype)
         noisy, s, alpha, sigma, _ = self._with_noise(schedule, batch, sample)
         with torch.no_grad():
             real = networks.teacher.predict("sample", noisy, s, **conditioning)
@@ -135,7 +135,7 @@ class DMD2:
         inputs, double = noisy, conditioning
         if both:  # real and generated ones in one call, with the same noise and times
             inputs = torch.cat([noisy, per_sample(alpha, batch.x) * batch.x + per_sample(sigma, batch.x) * noise])
-            told, double = torch.cat([told, told]), {name: torch.cat([c, c]) for name, c in conditioning.items()}
+            told, double = torch.cat([told, told]), repeated(conditioning, 2)
         output, logits = networks.critic(inputs, told, **double)
         target = predictions.target(
             networks.teacher.prediction, sample, noise, per_sample(alpha, sample), per_sample(sigma, sample)

@@ -18,7 +18,7 @@ from .students import consistency_plan, student_of
 
 
 def knowledge_loss(student: Denoiser, noise: Tensor, target: Tensor, distance: Distance, conditioning: dict) -> Tensor:
-    """½·d(G(z), x0) of unit noise z [b, ...] and the teacher's samples x0 [b, ...] from it (Luhman 2021, eq. 7)."""
+    """½·d(G(z), x0) of unit noise z [b, ...] and the teacher's samples x0 [b, ...] from it (Luhman & Luhman 2021)."""
     start = consistency_plan(student, 1).times[0]
     t = torch.full((len(noise),), start, device=noise.device, dtype=noise.dtype)
     sample = student.predict("sample", student.schedule.sigma(start) * noise, t, **conditioning)

@@ -47,7 +47,7 @@ class MeanFlow:
     logit-normal with ``mean`` and ``std``. ``power`` and ``eps`` are p and c of the adaptive weight. ``velocity`` is
     what the flow's velocity is: that of the data's own pairs, or the teacher's with its guidance (at a teacher's
     guidance of 1 both have the same mean, and the teacher's has less variance). ``omega`` and ``kappa`` are those of
-    guidance folded into the target (eq. 19-21), for training on data. For ``tangent`` and ``h`` see
+    guidance folded into the target, by omega/(1 − kappa) in all, for training on data. For ``tangent`` and ``h`` see
     :func:`.tangents.directional_derivative`.
     """
 
@@ -93,15 +93,17 @@ class MeanFlow:
         t, r = (torch.sigmoid(self.mean + self.std * batch.gaussians()) for _ in range(2))
         t, r = torch.maximum(t, r), torch.minimum(t, r)
         # Which samples have r = t depends on their places alone, and their number on nothing random.
-        apart = [i for i, place in enumerate(batch.places) if int((place + 1) * p) > int(place * p)]
-        apart = torch.tensor(apart, dtype=torch.long, device=t.device)
-        r = t.index_copy(0, apart, r[apart])
+        apart = [int((place + 1) * p) > int(place * p) for place in batch.places]
+        r = torch.where(torch.tensor(apart, device=t.device), r, t)
+        # Every rank makes the same calls, which shards wait for: a part without any takes one of those with r = t.
+        apart = [i for i, is_apart in enumerate(apart) if is_apart] or [0]
+        apart = torch.tensor(apart, device=t.device)
         conditioning = batch.dropped(networks.student.unconditional, self.label_dropout)
         x = per_sample(1 - t, x0) * x0 + per_sample(t, x0) * noise
         network = unwrapped(networks.student).model
         v = self._velocity(networks, network, x, noise - x0, t, conditioning)
         target = v
-        if len(apart):
+        if self.equal < 1:
             some = {name: value[apart] for name, value in conditioning.items()}
             moved = meanflow_target(network, x[apart], v[apart], t[apart], r[apart], some, self.tangent, self.h)
             target = v.index_copy(0, apart, moved.to(v.dtype))

@@ -38,9 +38,7 @@ def trig_velocity(denoiser: Denoiser, x: Tensor, u: Tensor, sigma_data: float, c
     return ops.linear_combination([there, output], torch.stack([of_input, of_output], dim=-1)[:, None])[0]
 
 
-def scm_tangent(
-    f: Tensor, df_du: Tensor, x: Tensor, dx_du: Tensor, u: Tensor, warmup: float, sigma_data: float
-) -> Tensor:
+def scm_tangent(f: Tensor, df_du: Tensor, x: Tensor, dx_du: Tensor, u: Tensor, warmup: float) -> Tensor:
     """cos(u)·df/du of the consistency function, with its second part scaled by ``warmup`` (Lu & Song 2024, eq. 6).
 
     −cos²u·(F − dx/du) − r·cos u·sin u·(x + dF/du), with F and its derivative already times sigma_data.
@@ -128,7 +126,7 @@ class ContinuousConsistency:
 
         f_minus, df_du = directional_derivative(network, (x, u), (dx_du, torch.ones_like(u)), self.tangent, self.h)
         warmup = min(1.0, batch.step / self.warmup) if self.warmup else 1.0
-        g = normalised(scm_tangent(f_minus, df_du, x, dx_du, u, warmup, sigma_data), self.c)
+        g = normalised(scm_tangent(f_minus, df_du, x, dx_du, u, warmup), self.c)
         f = trig_velocity(networks.student, x, u, sigma_data, conditioning)
         yield ("student", "weight"), scm_loss(f / sigma_data, f_minus / sigma_data, g, networks.weight(u))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -52,6 +53,7 @@ def features_of(network: Callable[[Tensor], Tensor], pixels: float = 3.0) -> Dis
     return distance
 
 
+@functools.cache  # asked for at every step, and its network is large
 def lpips(device: torch.device | str = "cpu", net: str = "vgg") -> Distance:
     """LPIPS (Zhang et al. 2018) by the package ``lpips``, for images [B, 1 or 3, H, W] in [−1, 1], as it comes.
 

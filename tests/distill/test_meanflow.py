@@ -18,19 +18,12 @@ from .references import (
     gradients,
     in_parts,
     networks,
+    slope,
     twice,
     wide,
 )
 
 FLOW = ("flow", "flow")
-
-
-def slope(f, x, t, v, h=1e-4):
-    """df(x + ε·v, t + ε)/dε by central differences of the sixth order."""
-    total = torch.zeros_like(x)
-    for factor, k in ((45, 1), (-9, 2), (1, 3)):
-        total = total + factor * (f(x + k * h * v, t + k * h) - f(x - k * h * v, t - k * h))
-    return total / (60 * h)
 
 
 def apart(equal, count):

@@ -1,0 +1,71 @@
+"""What a process of test_ranks.py does: a few steps of some recipes; the students' weights go into a file.
+
+torchrun --nproc_per_node N -m tests.distill.ranks ddp,fsdp FOLDER
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from pyaccel import Denoiser, schedules
+from pyaccel.distill import DMD2, Consistency, ContinuousConsistency, MeanFlow, ProgressiveDistillation
+from pyaccel.models import DiT
+from pyaccel.training.parallel import Ranks
+from pyaccel.training.trainer import Trainer, TrainerConfig
+
+RECIPES = {
+    "a critic without a head's loss, and calls without a backward pass": DMD2(gan=0.0, gan_critic=0.0, calls=2),
+    "a critic": DMD2(ratio=1),
+    "a target that lags behind": Consistency(source="data", target_rate=0.9, levels=4, most_levels=4),
+    "some pairs of equal times": MeanFlow(equal=0.6, label_dropout=0.3),
+    "two networks of one loss": ContinuousConsistency(),
+    "a teacher that is replaced": ProgressiveDistillation(start_steps=4, phase=1),
+}
+
+
+class Images:
+    """Random images with labels."""
+
+    shape, can_flip = (1, 8, 8), False
+
+    def __init__(self):
+        self.x = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+
+    def __len__(self):
+        return 24
+
+    def at(self, index, flip=None):
+        return self.x[index], {"label": index % 3}
+
+
+def teacher() -> Denoiser:
+    torch.manual_seed(0)
+    model = DiT(size=8, patch=4, width=16, depth=2, heads=2, classes=3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return Denoiser(model, schedules.flow(), "flow", guidance=1.5, unconditional={"label": 3})
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    os.environ["PYACCEL_NO_LOGS"] = "1"
+    for sharding in sys.argv[1].split(","):
+        steps(sharding, Path(sys.argv[2]) / sharding)
+
+
+def steps(sharding: str, folder: Path) -> None:
+    ranks, found = Ranks(folder, sharding, "cpu"), {}
+    for number, (name, recipe) in enumerate(RECIPES.items()):
+        config = TrainerConfig(steps=3, batch_size=8, accumulate=2, ema=(0.5,), bf16=False)
+        trainer = Trainer(recipe, recipe.networks(teacher()), Images(), config, folder / str(number), ranks=ranks)
+        trainer.fit(progress=False)
+        found[name] = torch.cat([p.flatten() for p in trainer.average().parameters()])
+    if ranks.main:
+        torch.save(found, folder / "found.pt")
+
+
+if __name__ == "__main__":
+    main()
