@@ -120,11 +120,11 @@ RECIPES = {
     "progressive": (
         distill.ProgressiveDistillation(Optimizer(1e-3, "adam", decay="linear", cycle=200), 16, 1, 200), True, ""),
     "consistency (distilled)": (
-        distill.Consistency(RATE, levels=18, most_levels=80, least=0.002, training_steps=STEPS), True, ""),
+        distill.Consistency(RATE, levels=18, most_levels=80, least=0.002), True, ""),
     "consistency (iCT)": (
-        distill.Consistency(RATE, "data", "grid", levels=10, most_levels=160, training_steps=STEPS), False, ""),
+        distill.Consistency(RATE, "data", "grid", levels=10, most_levels=160), False, ""),
     "consistency (ECT)": (
-        distill.Consistency(RATE, "data", "ect", mean=0.0, std=1.5, training_steps=STEPS), False, "0.040-0.057"),
+        distill.Consistency(RATE, "data", "ect", mean=0.0, std=1.5), False, "0.040-0.057"),
     "scm (distilled)": (distill.ContinuousConsistency(RATE, source="teacher", sigma_data=1.0, warmup=200), True, ""),
     "scm (data)": (
         distill.ContinuousConsistency(RATE, source="data", sigma_data=1.0, warmup=200), False, "0.012-0.023"),

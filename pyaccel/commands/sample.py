@@ -82,7 +82,9 @@ def sample(
     if plan_name is not None:
         plan = zoo.plan(model, plan_name)
     else:
-        own_solver, own_steps = zoo.sampler(model) or ("unipc", 8)
+        own_solver, own_steps, own_options = zoo.sampler(model) or ("unipc", 8, {})
+        if solver in (None, own_solver):
+            settings = own_options | settings
         solver, steps = solver or own_solver, own_steps if steps is None else steps
         plan = make_plan(
             solver, denoiser.schedule, steps, **{"grid": grid, "prediction": denoiser.prediction, **settings}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ..training.batch import Batch
 from ..training.distances import Distance, distance_of
 from ..training.optimizers import Optimizer
 from ..training.parallel import local
-from ..training.recipe import Losses, Networks, module_of, unwrapped
+from ..training.recipe import Losses, Networks, Recipe, module_of, unwrapped
 from .students import consistency_plan, per_sample, student_of, teacher_of
 
 
@@ -87,7 +87,7 @@ def consistency_loss(
 
 
 @dataclass(frozen=True)
-class Consistency:
+class Consistency(Recipe):
     """Song et al. 2023, arXiv 2303.01469, Algorithms 2 and 3, with the choices of its successors.
 
     ``source``: x_s is the teacher's ODE step from x_t (distillation), or made of the same data and noise (training).
@@ -112,11 +112,8 @@ class Consistency:
     heun: bool = True
     weighted: bool = True
     target_rate: float = 0.0
-    training_steps: int = 10_000
 
-    output: ClassVar[str] = "student"
-    averaged: ClassVar[tuple[str, ...]] = ("student",)
-    pairs: ClassVar[bool] = False
+    depends_on_steps = True  # how far the two times are apart
 
     def __post_init__(self):
         if not 2 <= self.levels <= self.most_levels or not 0 < self.least < self.most or not 0 <= self.target_rate < 1:
@@ -162,8 +159,8 @@ class Consistency:
         if self.pairing == "ect":
             z = torch.special.ndtri(batch.uniform().double())
             level = torch.exp(self.mean + self.std * z).clamp(self.least, most)
-            return level, ect_level(level, batch.step, self.training_steps)
-        count = doubled_levels(self.levels, self.most_levels, batch.step, self.training_steps)
+            return level, ect_level(level, batch.step, batch.steps)
+        count = doubled_levels(self.levels, self.most_levels, batch.step, batch.steps)
         levels = karras_levels(count, self.least, most, self.rho).to(batch.x.device)
         shares = level_probabilities(levels, self.mean, self.std).cumsum(0)
         place = torch.searchsorted(shares, batch.uniform().double()).clamp_max(count - 1)
@@ -174,5 +171,5 @@ class Consistency:
         return ops.linear_combination([x0, noise], coefficients)[0]
 
     def plan(self, student: Denoiser, steps: int) -> Plan:
-        """How the student is sampled (Algorithm 1)."""
-        return consistency_plan(student, steps)
+        """How the student is sampled (Algorithm 1): from the largest level that it was trained on."""
+        return consistency_plan(student, steps, self.most)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from ..denoiser import Denoiser, repeated
 from ..solvers import Plan
 from ..training.batch import Batch
 from ..training.optimizers import Optimizer
-from ..training.recipe import Losses, Networks, frozen, unwrapped
+from ..training.recipe import Losses, Networks, Recipe, frozen, unwrapped
 from .critics import Critic
 from .students import consistency_plan, per_sample, student_of, teacher_of
 
@@ -58,7 +57,7 @@ def simulate(student: Denoiser, times: list[float], last: int, draw, conditionin
 
 
 @dataclass(frozen=True)
-class DMD2:
+class DMD2(Recipe):
     """Yin et al. 2024, arXiv 2405.14867.
 
     The critic takes a step every time, the student every ``ratio``-th: two time scales instead of DMD's regression. The
@@ -78,11 +77,6 @@ class DMD2:
     gan_critic: float = 1e-2
     bottleneck: str = ""
     width: int = 0
-
-    output: ClassVar[str] = "student"
-    averaged: ClassVar[tuple[str, ...]] = ("student",)
-    kept: ClassVar[tuple[str, ...]] = ()
-    pairs: ClassVar[bool] = False
 
     def __post_init__(self):
         if (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from ..solvers import Plan
 from ..training.batch import Batch
 from ..training.distances import Distance, distance_of
 from ..training.optimizers import Optimizer
-from ..training.recipe import Losses, Networks
+from ..training.recipe import Losses, Networks, Recipe
 from .students import consistency_plan, student_of
 
 
@@ -26,16 +26,13 @@ def knowledge_loss(student: Denoiser, noise: Tensor, target: Tensor, distance: D
 
 
 @dataclass(frozen=True)
-class KnowledgeDistillation:
+class KnowledgeDistillation(Recipe):
     """Luhman & Luhman 2021, arXiv 2101.02388, on the data of ``pyaccel teacher``."""
 
     student: Optimizer = Optimizer(1e-4, warmup=100, decay="cosine")
     distance: Literal["l1", "l2", "pseudo-huber", "lpips"] = "l2"
 
-    output: ClassVar[str] = "student"
-    averaged: ClassVar[tuple[str, ...]] = ("student",)
-    kept: ClassVar[tuple[str, ...]] = ()
-    pairs: ClassVar[bool] = True
+    pairs = True
 
     def networks(self, teacher: Denoiser) -> dict:
         """The student."""

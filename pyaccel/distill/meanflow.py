@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from ..solvers import Plan
 from ..solvers.students import flow_map
 from ..training.batch import Batch
 from ..training.optimizers import Optimizer
-from ..training.recipe import Losses, Networks, unwrapped
+from ..training.recipe import Losses, Networks, Recipe, unwrapped
 from .students import per_sample, require_flow, student_of, teacher_of
 from .tangents import Tangent, directional_derivative
 
@@ -40,7 +40,7 @@ def adaptive_loss(error: Tensor, power: float, eps: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MeanFlow:
+class MeanFlow(Recipe):
     """Geng et al. 2025, arXiv 2505.13447, Algorithm 1.
 
     A share ``equal`` of the pairs has r = t, where no derivative is needed and none is computed. Both times are
@@ -63,11 +63,6 @@ class MeanFlow:
     label_dropout: float = 0.0
     tangent: Tangent = "forward"
     h: float = 0.01
-
-    output: ClassVar[str] = "student"
-    averaged: ClassVar[tuple[str, ...]] = ("student",)
-    kept: ClassVar[tuple[str, ...]] = ()
-    pairs: ClassVar[bool] = False
 
     def __post_init__(self):
         if not 0 <= self.equal <= 1 or not 0 <= self.label_dropout < 1 or self.h <= 0 or self.std <= 0:

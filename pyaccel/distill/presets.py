@@ -19,7 +19,7 @@ _RATE = Optimizer(3e-4, "adam", warmup=100, decay="cosine")
 
 PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
     "consistency": (
-        Consistency(_RATE, levels=10, most_levels=80, mean=-0.5, std=1.6, training_steps=4000),
+        Consistency(_RATE, levels=10, most_levels=80, mean=-0.5, std=1.6),
         TrainerConfig(steps=4000),
     ),
     "dmd2": (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from ..solvers import Plan
 from ..solvers.ddim import ddim
 from ..training.batch import Batch
 from ..training.optimizers import Optimizer
-from ..training.recipe import Losses, Networks, module_of, unwrapped
+from ..training.recipe import Losses, Networks, Recipe, module_of, unwrapped
 from .students import copy_weights, per_sample, student_of
 
 
@@ -53,7 +52,7 @@ def truncated_snr_loss(sample: Tensor, target: Tensor, alpha: Tensor, sigma: Ten
 
 
 @dataclass(frozen=True)
-class ProgressiveDistillation:
+class ProgressiveDistillation(Recipe):
     """Salimans & Ho 2022, arXiv 2202.00512, Algorithm 2.
 
     The first student makes ``start_steps`` steps; after every ``phase`` training steps the student becomes the teacher
@@ -66,10 +65,7 @@ class ProgressiveDistillation:
     end_steps: int = 1
     phase: int = 1000
 
-    output: ClassVar[str] = "student"
-    averaged: ClassVar[tuple[str, ...]] = ("student",)
-    kept: ClassVar[tuple[str, ...]] = ("teacher",)
-    pairs: ClassVar[bool] = False
+    kept = ("teacher",)
 
     def __post_init__(self):
         ratio, rest = divmod(self.start_steps, self.end_steps) if self.end_steps > 0 else (0, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from ..models.layers import sinusoidal_embedding
 from ..solvers import Plan
 from ..training.batch import Batch
 from ..training.optimizers import Optimizer
-from ..training.recipe import Losses, Networks, unwrapped
+from ..training.recipe import Losses, Networks, Recipe, unwrapped
 from .students import consistency_plan, per_sample, student_of, teacher_of
 from .tangents import Tangent, directional_derivative
 
@@ -75,7 +75,7 @@ def scm_loss(f: Tensor, f_minus: Tensor, tangent: Tensor, phi: Tensor) -> Tensor
 
 
 @dataclass(frozen=True)
-class ContinuousConsistency:
+class ContinuousConsistency(Recipe):
     """Lu & Song 2024, arXiv 2410.11081, Algorithm 1: sCD with ``source`` "teacher", sCT with "data".
 
     tan(u)·sigma_data is log-normal with ``mean`` and ``std``. The second part of the tangent comes in over ``warmup``
@@ -92,11 +92,6 @@ class ContinuousConsistency:
     warmup: int = 10_000
     tangent: Tangent = "forward"
     h: float = 0.01
-
-    output: ClassVar[str] = "student"
-    averaged: ClassVar[tuple[str, ...]] = ("student",)
-    kept: ClassVar[tuple[str, ...]] = ()
-    pairs: ClassVar[bool] = False
 
     def __post_init__(self):
         if not (self.sigma_data > 0 and self.std > 0 and self.c > 0 and self.warmup >= 0 and self.h > 0):
@@ -137,5 +132,5 @@ class ContinuousConsistency:
         return u.clamp(margin, math.atan(schedule.ratio(1.0) / self.sigma_data) - margin)
 
     def plan(self, student: Denoiser, steps: int) -> Plan:
-        """How the student is sampled."""
-        return consistency_plan(student, steps)
+        """How the student is sampled: from sigma/alpha = 80, as in the paper."""
+        return consistency_plan(student, steps, 80.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +50,14 @@ def require_flow(recipe: str, denoiser: Denoiser) -> None:
         )
 
 
-def consistency_plan(denoiser: Denoiser, steps: int, **options) -> Plan:
-    """Consistency multistep sampling: predict the sample, add fresh noise to the next level."""
-    return lcm(denoiser.schedule, steps, prediction=denoiser.prediction, **options)
+def consistency_plan(denoiser: Denoiser, steps: int, most: float = math.inf) -> Plan:
+    """Consistency multistep sampling: predict the sample, add fresh noise to the next level.
+
+    It begins at the noise level sigma/alpha of ``most``, the largest that the student has seen, or at the schedule's.
+    """
+    schedule = denoiser.schedule
+    start = schedule.time_of_ratio(most) if most < schedule.ratio(1.0) else None
+    return lcm(schedule, steps, prediction=denoiser.prediction, **({"start": start} if start else {}))
 
 
 def per_sample(numbers: Tensor, like: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ from .. import zoo
 from ..denoiser import Denoiser
 from ..distill.presets import PRESETS
 from ..names import look_up
+from ..schedules import Schedule
+from ..solvers import Plan
+from ..solvers.family import make_plan
 from ..training.checkpoints import load_tensors
 from ..training.datasets import open_dataset
 from ..training.datasets.pairs import Pairs
@@ -158,6 +161,12 @@ def write_student(recipe: str, job: Distillation, trainer: Trainer, student: Den
     print(f"student: {folder / name}.safetensors")
 
 
+def _sampler_options(plan: Plan, schedule: Schedule) -> dict[str, Any]:
+    """Where sampling begins, for a student that has not seen all of the noise."""
+    usual = make_plan(plan.solver, schedule, 1, prediction=plan.prediction).times[0]
+    return {} if plan.times[0] == usual else {"start": plan.times[0]}
+
+
 def student_card(
     recipe: str, job: Distillation, trainer: Trainer, student: Denoiser, figures: dict[str, Any]
 ) -> dict[str, Any]:
@@ -178,7 +187,7 @@ def student_card(
         "teacher": job.teacher,
         "recipe": recipe,
         "paper": (type(job.recipe).__doc__ or "").strip().split("\n")[0],
-        "sampler": {"solver": plan.solver, "steps": 1},
+        "sampler": {"solver": plan.solver, "steps": 1, "options": _sampler_options(plan, schedule)},
         "training": {
             "command": versions()["command"],
             "steps": trainer.step,

@@ -18,9 +18,9 @@ _UNIFORM = 7  # streams of the generators on the CPU; those below are the data's
 class Batch:
     """Data ``x`` [b, ...] with ``conditioning`` {name: [b, ...]}, and for pairs the ``noise`` [b, ...] x was made of.
 
-    ``step`` is that of the training. Its random numbers depend on the seed, the step, the place of a sample in the
-    batch of all ranks together, and on which draw of the step it is; so they do not change with the number of ranks
-    nor with the accumulation of gradients, nor after a resume.
+    ``step`` is that of the training, which has ``steps``. Its random numbers depend on the seed, the step, the place of
+    a sample in the batch of all ranks together, and on which draw of the step it is; so they do not change with the
+    number of ranks nor with the accumulation of gradients, nor after a resume.
     """
 
     def __init__(
@@ -29,13 +29,14 @@ class Batch:
         conditioning: dict[str, Tensor] | None = None,
         *,
         step: int = 0,
+        steps: int = 1,
         seed: int = 0,
         places: range | None = None,
         size: int | None = None,
         noise: Tensor | None = None,
     ):
         self.x, self.conditioning, self.noise = x, conditioning or {}, noise
-        self.step, self.seed = step, seed
+        self.step, self.steps, self.seed = step, steps, seed
         self.places = range(len(x)) if places is None else places
         self.size = len(x) if size is None else size
         self._base = step_seed(seed, step, _BATCH) // _PLACES * _PLACES

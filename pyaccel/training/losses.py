@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from .. import predictions
 from ..denoiser import Denoiser
 from .batch import Batch
 from .optimizers import Optimizer
-from .recipe import Losses, Networks
+from .recipe import Losses, Networks, Recipe
 
 
 def denoising_loss(denoiser: Denoiser, x0: Tensor, noise: Tensor, t: Tensor, conditioning: dict) -> Tensor:
@@ -29,7 +29,7 @@ def denoising_loss(denoiser: Denoiser, x0: Tensor, noise: Tensor, t: Tensor, con
 
 
 @dataclass(frozen=True)
-class Denoising:
+class Denoising(Recipe):
     """A diffusion or flow-matching model from its data.
 
     Times are uniform, or logit-normal with mean 0 and standard deviation 1 (Esser et al. 2024, section 3.1). The label
@@ -40,10 +40,8 @@ class Denoising:
     times: Literal["uniform", "logit-normal"] = "uniform"
     label_dropout: float = 0.1
 
-    output: ClassVar[str] = "model"
-    averaged: ClassVar[tuple[str, ...]] = ("model",)
-    kept: ClassVar[tuple[str, ...]] = ()
-    pairs: ClassVar[bool] = False
+    output = "model"
+    averaged = ("model",)
 
     def networks(self, start: Denoiser) -> dict:
         """The network itself; there is no teacher."""
@@ -63,15 +61,13 @@ def classification_loss(network, images: Tensor, labels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(Recipe):
     """A classifier of images [b, C, H, W] by ``label``, each batch moved by up to two pixels."""
 
     model: Optimizer = Optimizer(3e-3, weight_decay=0.01, warmup=200, decay="cosine")
 
-    output: ClassVar[str] = "model"
-    averaged: ClassVar[tuple[str, ...]] = ("model",)
-    kept: ClassVar[tuple[str, ...]] = ()
-    pairs: ClassVar[bool] = False
+    output = "model"
+    averaged = ("model",)
 
     def networks(self, start) -> dict:
         """The network itself."""

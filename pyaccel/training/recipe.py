@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,22 +33,24 @@ class Networks(SimpleNamespace):
     ema: dict[str, Network]
 
 
-class Recipe(Protocol):
-    """See the module.
+class Recipe:
+    """What recipes inherit: these defaults, and nothing else.
 
     ``output`` names the network that a training is for; ``averaged`` those that have an EMA. ``kept`` names networks
     that are not trained and change nevertheless, so that checkpoints hold them. ``pairs`` says that the data must be a
-    teacher's samples with their noise.
+    teacher's samples with their noise. ``depends_on_steps`` says that what a step does depends on how many there are; a
+    run of such a recipe cannot be made longer.
     """
 
-    output: ClassVar[str]
-    averaged: ClassVar[tuple[str, ...]]
-    kept: ClassVar[tuple[str, ...]]
-    pairs: ClassVar[bool]
+    output = "student"
+    averaged = ("student",)
+    kept = ()
+    pairs = False
+    depends_on_steps = False
 
     def networks(self, teacher: Denoiser) -> dict[str, Network]:
         """All networks, those that are trained and those that are not."""
-        ...
+        raise NotImplementedError
 
     def losses(self, networks: Networks, batch: Batch) -> Losses:
         """A generator of (name, loss), or (names, loss): each time one optimizer takes one step, in this order.
@@ -57,7 +59,7 @@ class Recipe(Protocol):
         step, also where the batch is cut into parts. A loss is a tensor without dimensions; it
         reaches only the networks that it is yielded for, what it leaves in others is thrown away.
         """
-        ...
+        raise NotImplementedError
 
 
 def trained(recipe: Recipe) -> dict[str, Optimizer]:

@@ -134,6 +134,7 @@ class Trainer(Loop):
         return [
             Batch(
                 place(x), {name: place(value) for name, value in conditioning.items()}, step=self.step,
+                steps=self.total,
                 seed=config.seed, places=range((first + i) * size, (first + i + 1) * size), size=config.batch_size,
                 noise=None if noise is None else place(noise),
             )
@@ -291,7 +292,8 @@ class Trainer(Loop):
             raise ValueError(f"{self.checkpoint} is no checkpoint of this kind of training; use another --out")
         facts = json.loads(metadata["trainer"])
         there, mine = facts.get("settings", {}), json.loads(json.dumps(self.all_settings()))
-        if not any(settings.depends_on_steps for settings in self.settings.values()):
+        fixed = any(settings.depends_on_steps for settings in self.settings.values())
+        if not fixed and not self.recipe.depends_on_steps:
             there.pop("steps", None), mine.pop("steps", None)  # such a run may be made longer
         refuse_other_settings(self.checkpoint, there, mine)
         scatter(tensors, self._holders())

@@ -83,10 +83,10 @@ def students(teacher: str) -> list[str]:
     return [facts["name"] for facts in cards() if facts.get("teacher") == teacher]
 
 
-def sampler(name: str) -> tuple[str, int] | None:
-    """(solver, steps) that a student of the zoo is for; None for a model that any solver may sample."""
+def sampler(name: str) -> tuple[str, int, dict[str, Any]] | None:
+    """(solver, steps, options) that a student of the zoo is for; None for a model that any solver may sample."""
     facts = card(name).get("sampler")
-    return (facts["solver"], facts["steps"]) if facts else None
+    return (facts["solver"], facts["steps"], facts.get("options", {})) if facts else None
 
 
 def student_plan(name: str, steps: int) -> Plan:
@@ -95,7 +95,8 @@ def student_plan(name: str, steps: int) -> Plan:
 
     facts = card(name)
     schedule = schedules.from_name(facts["schedule"]["name"], **facts["schedule"]["parameters"])
-    return make_plan(facts["sampler"]["solver"], schedule, steps, prediction=facts["prediction"])
+    solver, _, options = sampler(name)
+    return make_plan(solver, schedule, steps, prediction=facts["prediction"], **options)
 
 
 PLANS = FOLDER / "plans"

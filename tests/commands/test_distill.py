@@ -52,13 +52,20 @@ def test_every_recipe_ends_in_a_student_that_samples(recipe, tmp_path, run):
 def test_a_student_in_the_zoo_is_sampled_by_its_own_solver(tmp_path, monkeypatch, run):
     for source in zoo.FOLDER.glob("fashion-dit.*"):
         (tmp_path / source.name).write_bytes(source.read_bytes())
-    facts = zoo.card("fashion-dit") | {"name": "student", "sampler": {"solver": "lcm", "steps": 1}}
+    facts = zoo.card("fashion-dit") | {
+        "name": "student",
+        "sampler": {"solver": "lcm", "steps": 1, "options": {"start": 0.75}},
+    }
     (tmp_path / "student.json").write_text(json.dumps(facts))
     (tmp_path / "student.safetensors").write_bytes((tmp_path / "fashion-dit.safetensors").read_bytes())
     monkeypatch.setattr(zoo, "FOLDER", tmp_path)
     code, out, err = run("sample", "--model", "student", "--count", "4", "--out", tmp_path / "x.png")
     assert code == 0, err
     assert "(1 model calls" in out
+    assert zoo.student_plan("student", 2).times[0] == 0.75
+    first = (tmp_path / "x.png").read_bytes()
+    run("sample", "--model", "student", "--count", "4", "-o", "start=0.9", "--out", tmp_path / "y.png")
+    assert (tmp_path / "y.png").read_bytes() != first
     code, out, _ = run("sample", "--model", "student", "--count", "4", "--steps", "3", "--out", tmp_path / "x.png")
     assert code == 0
     assert "(3 model calls" in out

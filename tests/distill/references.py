@@ -65,6 +65,7 @@ def networks(**named) -> Networks:
 def twice(**settings) -> tuple[Batch, Batch]:
     """Two batches with the same random numbers: one for the recipe, one for the reference."""
     x, labels = data()
+    settings = {"steps": 1000, **settings}
     return Batch(x, labels, **settings), Batch(x, labels, **settings)
 
 
@@ -145,7 +146,7 @@ def in_parts(recipe, networks_, *, count: int = 3, step: int = 0, size: int = 12
         part = slice(places.start, places.stop)
         some = {name: value[part] for name, value in labels.items()}
         given = None if noise is None else noise[part]
-        batch = Batch(x[part], some, step=step, seed=3, places=places, size=size, noise=given)
+        batch = Batch(x[part], some, step=step, steps=1000, seed=3, places=places, size=size, noise=given)
         return [(loss.detach(), gradients(loss, *modules)) for _, loss in recipe.losses(networks_, batch)]
 
     whole = run(range(size))

@@ -101,7 +101,7 @@ def reference(recipe, kind, student, target, teacher, batch, count=18):
         {},
         {"heun": False, "distance": "l2", "weighted": False},
         {"source": "data", "distance": "l1", "mean": 0.3, "std": 1.2},
-        {"source": "data", "pairing": "ect", "training_steps": STEPS},
+        {"source": "data", "pairing": "ect"},
         {"target_rate": 0.9},
     ],
     ids=["cd", "euler", "data", "ect", "lagging"],
@@ -120,7 +120,7 @@ def test_loss(kind, options):
 
 
 def test_grids_double():
-    recipe = Consistency(source="data", levels=10, most_levels=160, training_steps=STEPS, distance="l2")
+    recipe = Consistency(source="data", levels=10, most_levels=160, distance="l2")
     for step, count in [(0, 10), (199, 10), (200, 20), (400, 40), (999, 160)]:
         student = denoiser(("flow", "flow"))
         mine, other = twice(step=step)
@@ -295,7 +295,7 @@ def test_levels_stay_within_the_schedule():
 def test_parts():
     made = networks(student=denoiser(("flow", "flow")), teacher=denoiser(("flow", "flow"), 1))
     in_parts(Consistency(), made)
-    in_parts(Consistency(source="data", pairing="ect", training_steps=STEPS), made, step=400)
+    in_parts(Consistency(source="data", pairing="ect"), made, step=400)
 
 
 def test_networks():

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 from pyaccel.training import checkpoints
 from pyaccel.training.datasets import ImageData
 from pyaccel.training.optimizers import Optimizer
+from pyaccel.training.recipe import Recipe
 from pyaccel.training.trainer import Trainer
 from pyaccel.training.trainer_config import TrainerConfig
 from tests.training.trainings import Tiny, TinyClassification, state, tiny_images, trainer
@@ -143,13 +143,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path):
 
 def test_several_optimizers_with_their_own_rhythm(tmp_path):
     @dataclass(frozen=True)
-    class Two:
+    class Two(Recipe):
         first: Optimizer = Optimizer(0.1, "sgd", clip=0.0)
         second: Optimizer = Optimizer(0.2, "sgd", clip=0.0)
-        output: ClassVar[str] = "first"
-        averaged: ClassVar[tuple[str, ...]] = ("first",)
-        kept: ClassVar[tuple[str, ...]] = ()
-        pairs: ClassVar[bool] = False
+        output = "first"
+        averaged = ("first",)
 
         def losses(self, networks, batch):
             yield "second", (networks.second.weight - 1).square().sum() + networks.first.weight.sum()

@@ -3,13 +3,13 @@
 import os
 import time
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import nn
 
 from pyaccel.training.datasets import ImageData
 from pyaccel.training.optimizers import Optimizer
+from pyaccel.training.recipe import Recipe
 from pyaccel.training.trainer import Trainer
 from pyaccel.training.trainer_config import TrainerConfig
 
@@ -28,14 +28,12 @@ class Tiny(nn.Module):
 
 
 @dataclass(frozen=True)
-class TinyClassification:
+class TinyClassification(Recipe):
     """Noise is drawn for the images, so that a resume has to find it again."""
 
     model: Optimizer = Optimizer(0.02, warmup=2, decay="cosine")
-    output: ClassVar[str] = "model"
-    averaged: ClassVar[tuple[str, ...]] = ("model",)
-    kept: ClassVar[tuple[str, ...]] = ()
-    pairs: ClassVar[bool] = False
+    output = "model"
+    averaged = ("model",)
 
     def losses(self, networks, batch):
         x = batch.x + 0.1 * batch.normal() + 0.01 * batch.uniform().view(-1, 1, 1, 1)
