@@ -157,7 +157,6 @@ def write_student(recipe: str, job: Distillation, trainer: Trainer, student: Den
     figures, pictures = student_figures(student, lambda calls: job.recipe.plan(student, calls), job.count, progress)
     image_grid(folder / "samples.png", pictures)
     zoo.save(student.model, student_card(recipe, job, trainer, student, figures), folder)
-    trainer.folder.joinpath("samples").mkdir(exist_ok=True)
     print(f"student: {folder / name}.safetensors")
 
 

@@ -85,7 +85,3 @@ class Batch:
                 nothing = torch.as_tensor(value, dtype=given.dtype, device=given.device).expand_as(given)
                 result[name] = torch.where(chosen.view(-1, *[1] * (given.dim() - 1)), nothing, given)
         return result
-
-    def rows(self, part: slice) -> dict[str, Tensor]:
-        """The conditioning of a part of the batch."""
-        return {name: value[part] for name, value in self.conditioning.items()}

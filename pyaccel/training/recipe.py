@@ -56,8 +56,8 @@ class Recipe:
         """A generator of (name, loss), or (names, loss): each time one optimizer takes one step, in this order.
 
         What comes after a ``yield`` sees the networks after that step; what comes after the last one is done once a
-        step, also where the batch is cut into parts. A loss is a tensor without dimensions; it
-        reaches only the networks that it is yielded for, what it leaves in others is thrown away.
+        step, also where the batch is cut into parts. A loss is a tensor without dimensions; it reaches only the
+        networks that it is yielded for, what it leaves in others is thrown away.
         """
         raise NotImplementedError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def from_yaml(default: T, path: Path) -> T:
 def versions() -> dict[str, str]:
     """Of pyaccel, Python and torch, the machine, and the commit of the sources where they are a git checkout."""
     facts = {
-        "command": " ".join(sys.argv),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "pyaccel": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),

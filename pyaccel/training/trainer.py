@@ -34,7 +34,7 @@ class Trainer(Loop):
         recipe: see :mod:`.recipe`.
         networks: what ``recipe.networks(teacher)`` gave.
         data: ``len(data)``, and ``data.at(index, flip)`` gives (x [b, ...], conditioning {name: [b, ...]}); see
-            :mod:`.data`. For a recipe of pairs, ``data.noise_at(index)`` too.
+            :mod:`.datasets`. For a recipe of pairs, ``data.noise_at(index)`` too.
         ranks: the processes; by default those that this one was started with.
         validate: ``(average of the output, step) -> {name: number}``, every ``validate_every`` steps and at the end, on
             the main process, for the log.
@@ -134,9 +134,8 @@ class Trainer(Loop):
         return [
             Batch(
                 place(x), {name: place(value) for name, value in conditioning.items()}, step=self.step,
-                steps=self.total,
-                seed=config.seed, places=range((first + i) * size, (first + i + 1) * size), size=config.batch_size,
-                noise=None if noise is None else place(noise),
+                steps=self.total, seed=config.seed, places=range((first + i) * size, (first + i + 1) * size),
+                size=config.batch_size, noise=None if noise is None else place(noise),
             )
             for i, (x, conditioning, noise) in enumerate(parts)
         ]  # fmt: skip
