@@ -26,7 +26,8 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
         DMD2(
             student=Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0),
             critic=Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0),
-            ratio=3,
+            ratio=2,
+            calls=2,
             gan=0.03,
             gan_critic=0.1,
         ),
