@@ -28,7 +28,7 @@ class Ranks:
         # BatchNorm's statistics are those of rank 0 at the end; broadcasting buffers costs a launch in every forward.
         arguments = DistributedDataParallelKwargs(broadcast_buffers=False)
         self.accelerator = Accelerator(
-            cpu=device == "cpu", kwargs_handlers=[arguments], log_with=_trackers(), project_dir=folder
+            cpu=device == "cpu", kwargs_handlers=[arguments], log_with=_trackers() or None, project_dir=folder
         )
         alone = self.accelerator.num_processes == 1
         self.device = torch.device(device) if device and alone else self.accelerator.device
