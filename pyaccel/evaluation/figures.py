@@ -201,7 +201,7 @@ def _pareto_panel(axes, rows: Sequence[Mapping], baseline: Mapping, column: Colu
     axes.spines["bottom"].set_color(colours.line)
     if absent:
         names = ", ".join(name for name, *_ in absent)
-        axes.text(0, -0.19, f"not drawn, no value: {names}", transform=axes.transAxes, color=colours.faint, fontsize=8,
+        axes.text(0, -0.155, f"not drawn, no value: {names}", transform=axes.transAxes, color=colours.faint, fontsize=8,
                   parse_math=False)  # fmt: skip
     if not drawn:
         axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color=colours.faint, fontsize=11)
