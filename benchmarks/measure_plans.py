@@ -20,8 +20,9 @@ from pyaccel.evaluation.frechet import Moments, frechet_distance
 from pyaccel.evaluation.paired import bootstrap, paired_change
 from pyaccel.evaluation.quality import classify
 from pyaccel.evaluation.sampling import fashion_reference, generate
-from pyaccel.evaluation.tuning import machine_of, zoo_denoiser
+from pyaccel.evaluation.tuning import zoo_denoiser
 from pyaccel.files import write_atomically
+from pyaccel.training.record import machine_of
 
 RESAMPLES = 200
 

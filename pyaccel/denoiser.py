@@ -121,10 +121,7 @@ class Denoiser:
         missing = set(self.unconditional) - set(conditioning)
         if missing:
             raise ValueError(f"guidance needs the conditioning {sorted(missing)}; pass it to sample(...)")
-        without = {
-            name: _like(name, self.unconditional[name], value) if name in self.unconditional else value
-            for name, value in conditioning.items()
-        }
+        without = unconditioned(conditioning, self.unconditional)
         if self.batched:
             both = {name: _twice(name, value, without[name]) for name, value in conditioning.items()}
             return list(self._predict(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2))
@@ -164,10 +161,13 @@ class Denoiser:
         schedule = self.schedule
         if conditioning.get("to") is not None:
             conditioning["to"] = schedule.model_time(conditioning["to"]).to(x.dtype)
-        output = self(x, schedule.model_time(t).to(x.dtype), **conditioning)
+        return self.read(form, x, self(x, schedule.model_time(t).to(x.dtype), **conditioning), t)
+
+    def read(self, form: str, x: torch.Tensor, output: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """An output of such a network at x [B, ...] and times t [B] of the schedule, read as ``form``."""
         if form == self.prediction:
             return output
-        p, q = predictions.convert(self.prediction, form, schedule.alpha(t), schedule.sigma(t))
+        p, q = predictions.convert(self.prediction, form, self.schedule.alpha(t), self.schedule.sigma(t))
         return ops.linear_combination([x, output], torch.stack([p, q], dim=-1)[:, None])[0]
 
 
@@ -180,6 +180,17 @@ def repeated(conditioning: dict[str, Any], count: int) -> dict[str, Any]:
     """Conditioning for ``count`` batches after one another in one; what has no batch is handed on as it is."""
     return {
         name: torch.cat([value] * count) if isinstance(value, torch.Tensor) and value.dim() else value
+        for name, value in conditioning.items()
+    }
+
+
+def unconditioned(conditioning: dict[str, Any], unconditional: dict[str, Any]) -> dict[str, Any]:
+    """The conditioning with what ``unconditional`` names replaced by its value without condition, of the same shape.
+
+    ValueError, with the name, for a value that does not expand to that shape.
+    """
+    return {
+        name: _like(name, unconditional[name], value) if name in unconditional else value
         for name, value in conditioning.items()
     }
 

@@ -140,11 +140,11 @@ class Consistency(Recipe):
         level, lower = (u.to(x0.device) for u in self._levels(batch, min(self.most, schedule.ratio(1.0))))
         t, s = schedule.time_of_ratio(level), torch.where(lower > 0, schedule.time_of_ratio(lower.clamp_min(1e-9)), 0.0)
         noise = batch.normal()
-        x_t = self._noisy(schedule, x0, noise, t)
+        x_t = schedule.add_noise(x0, noise, t)
         if self.source == "teacher":
             x_s = teacher_step(networks.teacher, x_t, t, s, batch.conditioning, self.heun)
         else:
-            x_s = self._noisy(schedule, x0, noise, s)
+            x_s = schedule.add_noise(x0, noise, s)
         weight = 1 / (level - lower) if self.weighted else torch.ones_like(level)
         target = networks.target if self.target_rate else unwrapped(student)
         distance = distance_of(self.distance, x0.device)
@@ -165,10 +165,6 @@ class Consistency(Recipe):
         shares = level_probabilities(levels, self.mean, self.std).cumsum(0)
         place = torch.searchsorted(shares, batch.uniform().double()).clamp_max(count - 1)
         return levels[place + 1], levels[place]
-
-    def _noisy(self, schedule, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        coefficients = torch.stack([schedule.alpha(t), schedule.sigma(t)], dim=-1)[:, None]
-        return ops.linear_combination([x0, noise], coefficients)[0]
 
     def plan(self, student: Denoiser, steps: int) -> Plan:
         """How the student is sampled (Algorithm 1): from the largest level that it was trained on."""

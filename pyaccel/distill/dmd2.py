@@ -111,29 +111,27 @@ class DMD2(Recipe):
         if not training:
             return
         sample = networks.student.predict("sample", x, t, **conditioning).to(x.dtype)
-        noisy, s, alpha, sigma, _ = self._with_noise(schedule, batch, sample)
+        noisy, _, s = self._with_noise(schedule, batch, sample)
         with torch.no_grad():
             real = networks.teacher.predict("sample", noisy, s, **conditioning)
         with frozen(networks.critic) as critic:
             output, logits = critic(noisy, schedule.model_time(s).to(noisy.dtype), **conditioning)
-            p, q = predictions.to_sample(networks.teacher.prediction, alpha, sigma)
-            fake = (per_sample(p, noisy) * noisy + per_sample(q, noisy) * _mean(output, noisy)).detach()
+            fake = networks.teacher.read("sample", noisy, _mean(output, noisy), s).detach()
         loss = distribution_matching_loss(sample, real, fake)
         yield "student", loss + self.gan * generator_loss(logits) if self.gan else loss
 
     def _critic_loss(self, networks: Networks, batch: Batch, sample: Tensor) -> Tensor:
         """Denoising of the student's samples, and the discriminator between these and the data."""
         schedule, conditioning, both = networks.student.schedule, batch.conditioning, self.gan_critic > 0
-        noisy, s, alpha, sigma, noise = self._with_noise(schedule, batch, sample)
+        noisy, noise, s = self._with_noise(schedule, batch, sample)
         told = schedule.model_time(s).to(noisy.dtype)
         inputs, double = noisy, conditioning
         if both:  # real and generated ones in one call, with the same noise and times
-            inputs = torch.cat([noisy, per_sample(alpha, batch.x) * batch.x + per_sample(sigma, batch.x) * noise])
+            inputs = torch.cat([noisy, schedule.add_noise(batch.x, noise, s)])
             told, double = torch.cat([told, told]), repeated(conditioning, 2)
         output, logits = networks.critic(inputs, told, **double)
-        target = predictions.target(
-            networks.teacher.prediction, sample, noise, per_sample(alpha, sample), per_sample(sigma, sample)
-        )
+        alpha, sigma = (per_sample(f(s), sample) for f in (schedule.alpha, schedule.sigma))
+        target = predictions.target(networks.teacher.prediction, sample, noise, alpha, sigma)
         loss = F.mse_loss(_mean(output, sample)[: len(sample)].to(target.dtype), target)
         if both:
             fake, real = logits.chunk(2)
@@ -141,10 +139,9 @@ class DMD2(Recipe):
         return loss + 0.0 * logits.sum()  # ranks that share gradients wait for one of each parameter
 
     def _with_noise(self, schedule, batch: Batch, sample: Tensor):
-        """(alpha·sample + sigma·noise, the times, alpha, sigma, noise) at times between ``least`` and ``most``."""
-        s = self.least + (self.most - self.least) * batch.uniform()
-        alpha, sigma, noise = schedule.alpha(s), schedule.sigma(s), batch.normal()
-        return per_sample(alpha, sample) * sample + per_sample(sigma, sample) * noise, s, alpha, sigma, noise
+        """(alpha·sample + sigma·noise, noise, s) at times s between ``least`` and ``most``."""
+        s, noise = self.least + (self.most - self.least) * batch.uniform(), batch.normal()
+        return schedule.add_noise(sample, noise, s), noise, s
 
     def plan(self, student: Denoiser, steps: int) -> Plan:
         """How the student is sampled."""

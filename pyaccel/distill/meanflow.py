@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, unconditioned
 from ..solvers import Plan
 from ..solvers.students import flow_map
 from ..training.batch import Batch
@@ -112,7 +112,7 @@ class MeanFlow(Recipe):
         if (self.omega, self.kappa) == (1.0, 0.0):
             return v
         without = networks.student.unconditional
-        nothing = {k: torch.full_like(c, without[k]) if k in without else c for k, c in conditioning.items()}
+        nothing = unconditioned(conditioning, without)
         guided = self.omega * v + (1 - self.omega - self.kappa) * network(x, t, to=t, **nothing)
         if self.kappa:
             guided = guided + self.kappa * network(x, t, to=t, **conditioning)

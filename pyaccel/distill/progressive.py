@@ -15,18 +15,12 @@ from ..solvers.ddim import ddim
 from ..training.batch import Batch
 from ..training.optimizers import Optimizer
 from ..training.recipe import Losses, Networks, Recipe, module_of, unwrapped
-from .students import copy_weights, per_sample, student_of
+from .students import copy_weights, student_of
 
 
 def ddim_step(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, conditioning: dict) -> Tensor:
     """DDIM from the times t [b] down to s [b]: x_s = alpha_s·x0(x_t) + sigma_s·eps(x_t) (Song et al. 2021, eq. 12)."""
-    x0 = denoiser.predict("sample", x, t, **conditioning)
-    return ddim_transfer(denoiser, x, x0, t, s)
-
-
-def ddim_transfer(denoiser: Denoiser, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """x_s = (sigma_s/sigma_t)·x_t + (alpha_s − (sigma_s/sigma_t)·alpha_t)·x0, for sigma_t above 0."""
-    schedule = denoiser.schedule
+    x0, schedule = denoiser.predict("sample", x, t, **conditioning), denoiser.schedule
     ratio = schedule.sigma(s) / schedule.sigma(t)
     coefficients = torch.stack([ratio, schedule.alpha(s) - ratio * schedule.alpha(t)], dim=-1)[:, None]
     return ops.linear_combination([x, x0], coefficients)[0]
@@ -98,7 +92,7 @@ class ProgressiveDistillation(Recipe):
         t = torch.ceil(batch.uniform() * steps) / steps * first
         middle, s = t - 0.5 * first / steps, (t - first / steps).clamp_min(0.0)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        x = per_sample(alpha, x0) * x0 + per_sample(sigma, x0) * batch.normal()
+        x = schedule.add_noise(x0, batch.normal(), t)
         target = two_step_target(teacher, x, t, middle, s, batch.conditioning)
         sample = student.predict("sample", x, t, **batch.conditioning)
         yield "student", truncated_snr_loss(sample, target, alpha, sigma)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..names import look_up
 from ..training.base_models import BASE_MODELS, BaseModel
 from ..training.checkpoints import save_tensors
 from ..training.datasets import FASHION_MNIST_CLASSES, fashion_mnist
+from ..training.record import machine_of
 from ..training.trainer import Trainer
 from .figures import image_grid
 from .quality import Reference, class_accuracy, classify
@@ -91,7 +91,7 @@ def _card(name: str, base: BaseModel, trainer: Trainer, figures: dict, changes: 
         "command": " ".join([f"pyaccel train {name}", *(f"--{k.replace('_', '-')} {v}" for k, v in changes.items())]),
         "steps": trainer.step,
         "minutes": round(trainer.seconds / 60, 1),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": machine_of(torch.device("cpu")),
         "pyaccel": __version__,
         "config": trainer.all_settings(),
     }

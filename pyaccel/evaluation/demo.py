@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..denoiser import Denoiser
 from ..ops.backend import fast_bfloat16
 from ..progress import progress_bar
 from ..solvers import Plan
+from ..training.record import machine_of
 from .quality import rmse
 from .report import write_report
 from .sampling import BATCH, columns_of, fashion_quality, fashion_reference, generate
@@ -127,7 +127,7 @@ def run(
         row["speedup"] = baseline["seconds"] / row["seconds"]
     results = {
         "title": "pyaccel demo: a diffusion transformer on Fashion-MNIST",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": machine_of(torch.device("cpu")),
         "settings": {
             "model": MODEL,
             "images per row": count,

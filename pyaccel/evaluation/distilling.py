@@ -19,7 +19,7 @@ from ..training.datasets import open_dataset
 from ..training.datasets.pairs import Pairs
 from ..training.parallel import Ranks
 from ..training.recipe import Recipe
-from ..training.record import machine, versions, write_record
+from ..training.record import machine_of, versions, write_record
 from ..training.teacher import load_teacher
 from ..training.trainer import Trainer
 from ..training.trainer_config import TrainerConfig
@@ -171,7 +171,7 @@ def student_card(
 ) -> dict[str, Any]:
     """What is known of a student."""
     of_teacher, schedule = zoo.card(job.teacher), student.schedule
-    plan = job.recipe.plan(student, 1)
+    plan, made_by = job.recipe.plan(student, 1), versions()
     second_time = getattr(student.model.conditioning, "interval", None) is not None
     options = of_teacher["options"] | ({"second_time": True} if second_time else {})
     return {
@@ -188,11 +188,11 @@ def student_card(
         "paper": (type(job.recipe).__doc__ or "").strip().split("\n")[0],
         "sampler": {"solver": plan.solver, "steps": 1, "options": _sampler_options(plan, schedule)},
         "training": {
-            "command": versions()["command"],
+            "command": made_by["command"],
             "steps": trainer.step,
             "minutes": round(trainer.seconds / 60, 1),
-            "machine": machine(),
-            "pyaccel": versions()["pyaccel"],
+            "machine": machine_of(trainer.ranks.device),
+            "pyaccel": made_by["pyaccel"],
             "config": trainer.all_settings(),
         },
         "figures": figures,

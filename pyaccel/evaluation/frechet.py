@@ -32,7 +32,7 @@ class _AsIs(nn.Module):
 
 def moments(features: torch.Tensor) -> Moments:
     """The sums of features [N, D], in float64. ValueError unless N ≥ 2."""
-    metric = FrechetInceptionDistance(_AsIs(_checked(features).shape[1]), sync_on_compute=False)
+    metric = FrechetInceptionDistance(_AsIs(_checked(features).shape[1]))
     metric.update(features.double(), real=True)
     return Moments(metric.real_features_sum, metric.real_features_cov_sum, int(metric.real_features_num_samples))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..solvers import Plan, TrainablePlan
 from ..solvers.family import make_plan
 from ..training.adversarial import Discriminator
 from ..training.distances import Distance, distance_of
+from ..training.record import machine_of
 from ..training.solver_config import SolverConfig
 from ..training.solver_methods import METHODS
 from ..training.solver_trainer import SolverTrainer
@@ -199,12 +199,6 @@ def card(job: Job, trainer: SolverTrainer, figures: dict[str, Any], teacher: Tea
         },
         "figures": figures,
     }
-
-
-def machine_of(device: torch.device) -> str:
-    """Which machine it is, for a card."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    return f"{platform.machine()}, {name}, torch {torch.__version__}"
 
 
 def tune(

@@ -69,12 +69,14 @@ class DiT(nn.Module):
         self.size, self.patch, self.channels, self.classes = size, patch, channels, classes
         self.embed = nn.Linear(channels * patch * patch, width)
         self.register_buffer("position", _grid_embedding(size // patch, width), persistent=False)
-        self.conditioning = Conditioning(width, classes, second_time=second_time)
+        self.conditioning = Conditioning(width, classes)
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, channels * patch * patch)
         self._initialise()
+        if second_time:  # after the rest, so that it begins as zero
+            self.add_second_time()
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -85,8 +87,6 @@ class DiT(nn.Module):
         # adaLN-zero: every block starts as the identity and the output as zero.
         for zero in (*(b.modulation for b in self.blocks), self.modulation, self.head):
             nn.init.zeros_(zero.weight)
-        if self.conditioning.interval is not None:
-            nn.init.zeros_(self.conditioning.interval[-1].weight)
 
     def add_second_time(self) -> None:
         """Makes it take ``to``; its output stays as it is."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .losses import Classification, Denoising
-from .optimizers import Optimizer
 from .trainer_config import TrainerConfig
 
 
@@ -22,15 +21,13 @@ class BaseModel:
     prediction: str = ""
 
 
-_RATE = Optimizer(1e-3, weight_decay=0.01, warmup=200, decay="cosine")
-
 BASE_MODELS: dict[str, BaseModel] = {
     "fashion-dit": BaseModel(
-        "DiT", Denoising(_RATE, "logit-normal"), TrainerConfig(steps=6000),
+        "DiT", Denoising(times="logit-normal"), TrainerConfig(steps=6000),
         {"width": 128, "depth": 10, "heads": 4, "patch": 4}, "flow", "flow",
     ),
     "fashion-unet": BaseModel(
-        "UNet", Denoising(_RATE), TrainerConfig(steps=5000), {"width": 32, "multipliers": [1, 2, 4]},
+        "UNet", Denoising(), TrainerConfig(steps=5000), {"width": 32, "multipliers": [1, 2, 4]},
         "vp_linear", "epsilon",
     ),
     "fashion-classifier": BaseModel(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..denoiser import unconditioned
 from ..seeding import step_generator, step_seed
 
 _PLACES = 1 << 24  # samples in a batch, at most
@@ -77,11 +78,10 @@ class Batch:
         """The conditioning, replaced by its value ``without`` condition in a share of samples (Ho & Salimans 2022)."""
         if not probability or not without or not self.conditioning:
             return self.conditioning
-        chosen = self.uniform() < probability
-        result = dict(self.conditioning)
-        for name, value in without.items():
-            if name in result:
-                given = result[name]
-                nothing = torch.as_tensor(value, dtype=given.dtype, device=given.device).expand_as(given)
-                result[name] = torch.where(chosen.view(-1, *[1] * (given.dim() - 1)), nothing, given)
-        return result
+        chosen, nothing = self.uniform() < probability, unconditioned(self.conditioning, without)
+        return {
+            name: torch.where(chosen.view(-1, *[1] * (given.dim() - 1)), nothing[name], given)
+            if name in without
+            else given
+            for name, given in self.conditioning.items()
+        }

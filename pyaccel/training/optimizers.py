@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from .rates import warmup_cosine
+from .rates import Decay, warmed_up
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Optimizer:
     weight_decay: float = 0.0
     clip: float = 1.0
     warmup: int = 0
-    decay: Literal["constant", "cosine", "linear"] = "constant"
+    decay: Decay = "constant"
     cycle: int = 0
 
     def __post_init__(self):
@@ -59,13 +59,7 @@ class Optimizer:
         """The learning rate at step number ``step`` of ``steps``."""
         if self.cycle:
             step, steps = step % self.cycle, self.cycle
-        if self.decay == "cosine":
-            return warmup_cosine(self.learning_rate, step, warmup=self.warmup, steps=steps)
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        if self.decay == "constant":
-            return self.learning_rate
-        return self.learning_rate * max(0.0, 1 - (step - self.warmup) / max(1, steps - self.warmup))
+        return warmed_up(self.learning_rate, step, warmup=self.warmup, steps=steps, decay=self.decay)
 
     @property
     def depends_on_steps(self) -> bool:

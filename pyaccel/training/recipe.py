@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -81,7 +80,7 @@ def with_module(network: Network, module: nn.Module) -> Network:
 def unwrapped(network: Network) -> Network:
     """The network without the wrapper that shares gradients between ranks; for calls that need no gradients of it."""
     module = module_of(network)
-    return with_module(network, getattr(module, "module", module)) if _is_wrapper(module) else network
+    return with_module(network, module.module) if isinstance(module, nn.parallel.DistributedDataParallel) else network
 
 
 @contextmanager
@@ -96,7 +95,3 @@ def frozen(network: Network) -> Iterator[Network]:
     finally:
         for p in parameters:
             p.requires_grad_(True)
-
-
-def _is_wrapper(module: Any) -> bool:
-    return isinstance(module, nn.parallel.DistributedDataParallel)

@@ -46,7 +46,7 @@ def versions() -> dict[str, str]:
         "pyaccel": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "machine": machine(),
+        "machine": machine_of(),
     }
     commit = _git("rev-parse", "HEAD")
     if commit:
@@ -55,11 +55,11 @@ def versions() -> dict[str, str]:
     return facts
 
 
-def machine() -> str:
-    """The processor or the GPU, and the threads."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+def machine_of(device: torch.device | None = None) -> str:
+    """The machine for a card or a report: processor, GPU or threads, torch; of the GPU, if there is one, by default."""
+    kind = device.type if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    name = torch.cuda.get_device_name(device) if kind == "cuda" else f"{torch.get_num_threads()} threads"
+    return f"{platform.machine()}, {name}, torch {torch.__version__}"
 
 
 def write_record(folder: Path, config: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .rates import warmup_cosine
+from .rates import warmed_up
 
 
 @dataclass(frozen=True)
@@ -53,4 +53,4 @@ class SolverConfig:
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then a cosine to a hundredth at the last step."""
-        return warmup_cosine(self.learning_rate, step, warmup=self.warmup, steps=self.steps, least=0.01)
+        return warmed_up(self.learning_rate, step, warmup=self.warmup, steps=self.steps, least=0.01)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,7 @@ from ...progress import progress_bar
 from ...seeding import sample_noise
 from ...solvers import Plan
 from ...time_grids import GRIDS
+from ...training.record import machine_of
 from ..quality import rmse
 from ..sampling import labels_of
 from .report import write_json, write_report
@@ -73,7 +73,7 @@ def run(
     }
     results = {
         "title": "pyaccel bench: the error of solvers against their model calls",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": machine_of(torch.device("cpu")),
         "settings": settings,
         "calls": list(calls),
         "models": {},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ... import __version__, caching, solvers, zoo
 from ...progress import progress_bar
 from ...seeding import sample_noise
 from ...solvers import Plan
+from ...training.record import machine_of
 from ..heat_map import heat_map
 from ..paired import paired_change
 from ..quality import classify, judge, rmse
@@ -79,7 +79,7 @@ def run(
         row["speedup"] = rows[0]["seconds"] / row["seconds"]
     results = {
         "title": f"pyaccel bench: caches on {model}",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": machine_of(torch.device("cpu")),
         "settings": {
             "model": model,
             "images per row": count,

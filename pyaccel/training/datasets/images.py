@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from .contract import checked_index, scaled_images
-from .epochs import epoch_indices, step_flips
 
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
@@ -48,12 +47,6 @@ class ImageData:
         """Images [b, C, H, W] in [−1, 1] and {"label": [b]}."""
         index = checked_index(index, len(self))
         return scaled_images(self.images[index], flip), {"label": self.labels[index]}
-
-    def batch(self, step: int, size: int, seed: int, flip: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        """Batch number ``step``: images [size, C, H, W] in [−1, 1] and labels [size]; half of the images mirrored."""
-        index = epoch_indices(len(self), step, size, seed)
-        images, conditioning = self.at(index, step_flips(step, size, seed) if flip else None)
-        return images, conditioning["label"]
 
 
 def fashion_mnist(split: str = "train", folder: str | os.PathLike | None = None) -> ImageData:
