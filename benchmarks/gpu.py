@@ -216,6 +216,12 @@ def table(found: dict) -> str:
     return "\n".join([*parts, *_lines(found["runs"]), ""])
 
 
+def renewed(before: list[dict], rows: list[dict], key: str) -> list[dict]:
+    """The rows of before, those that were measured again in their places, and new ones at the end."""
+    new = {row[key]: row for row in rows}
+    return [new.pop(row[key], row) for row in before] + list(new.values())
+
+
 def _lines(rows: list[dict]) -> list[str]:
     numbers = [not isinstance(value, str) for value in rows[0].values()]
     lines = [f"| {' | '.join(rows[0])} |", "|" + "".join("---:|" if number else "---|" for number in numbers)]
@@ -230,6 +236,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only say whether there is a GPU")
     parser.add_argument("--megabytes", type=int, default=256, help="of each bfloat16 tensor")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="REGEX",
+        help="the rows whose names it is found in, or runs; today's others stay as they are",
+    )
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit(f"torch {torch.__version__} sees no GPU, so there is nothing to measure")
@@ -241,27 +253,32 @@ def main() -> None:
         return
     room = torch.empty(4 * arguments.megabytes << 20, dtype=torch.uint8, device=device)
     rows = []
+    wanted = re.compile(arguments.only).search
     for case in cases(device, (arguments.megabytes << 20) // 2):
+        if not wanted(case.name):
+            continue
         rows.append(measure(case, room))
         _say(rows[-1])
     del room
     runs = []
-    for run in gpu_runs.all_runs(device, in_turns):
+    for run in gpu_runs.all_runs(device, in_turns, wanted):
         runs.append(run)
         _say(run)
+    RESULTS.mkdir(exist_ok=True)
+    date = datetime.date.today().isoformat()
+    path = RESULTS / f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-').lower()}-{date}"
+    before = json.loads(path.with_suffix(".json").read_text()) if path.with_suffix(".json").exists() else {}
     found = {
         "gpu": name,
-        "date": datetime.date.today().isoformat(),
+        "date": date,
         "torch": torch.__version__,
         "backend": backend.choose(device),
         "megabytes": arguments.megabytes,
-        "copy, GB/s": max(100 * r["GB/s"] / r["of a copy, %"] for r in rows),
-        "rows": rows,
+        "copy, GB/s": max([100 * r["GB/s"] / r["of a copy, %"] for r in rows], default=before.get("copy, GB/s", 0.0)),
+        "rows": renewed(before.get("rows", []), rows, "case"),
         "small step": small_step(device),
-        "runs": runs,
+        "runs": renewed(before.get("runs", []), runs, "what"),
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-').lower()}-{found['date']}"
     path.with_suffix(".json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     path.with_suffix(".md").write_text(table(found))
     print(f"\n{table(found)}\nwritten to {path}.json and .md")

@@ -165,7 +165,7 @@ def attention(device: torch.device, in_turns: InTurns) -> Iterator[Row]:
 
 
 def cached_run(device: torch.device) -> Iterator[Row]:
-    """A whole cached run of a DiT as large as DiT-XL, beside the uncached one."""
+    """A whole cached run of a DiT as large as DiT-XL beside the uncached one, step by step and as CUDA graphs."""
     model = models.DiT(size=32, channels=4, width=1152, depth=28, heads=16, patch=2).to(device, BF16).eval()
     model.requires_grad_(False)
     plan = solvers.euler(schedules.flow(), steps=50)
@@ -174,16 +174,30 @@ def cached_run(device: torch.device) -> Iterator[Row]:
     def network(x, t, label):
         return model(x.to(BF16), t, label)
 
-    def uncached():
+    def run():
         return plan.sample(network, noise, label=label)
 
-    def cached():
-        with caching.taylorseer(model, interval=4, order=2):
-            return plan.sample(network, noise, label=label)
+    def captured():
+        graphs = plan.capture(network, noise, label=label)
+        return lambda: graphs(noise, label=label)
 
-    with torch.no_grad():
-        seconds = _wall({"ours": cached, "uncached": uncached}, turns=2)
-    yield _row("TaylorSeer every 4th, 50 Euler steps of a DiT-XL/2, batch 8", seconds)
+    for where in ("branches", "last_block"):
+
+        def cache(where=where):
+            return caching.taylorseer(model, interval=4, order=2, where=where)
+
+        def cached(cache=cache):
+            with cache():
+                return run()
+
+        name = f"TaylorSeer every 4th ({where}), 50 Euler steps of a DiT-XL/2, batch 8"
+        with torch.no_grad():
+            yield _row(name, _wall({"ours": cached, "uncached": run}, turns=2))
+            with cache():
+                graphs = captured()
+            yield _row(f"{name}, captured", _wall({"ours": graphs, "uncached, captured": captured()}, turns=2))
+        del graphs
+        torch.cuda.empty_cache()
 
 
 def _row(what: str, seconds: dict[str, float], note: str = "") -> Row:
@@ -193,8 +207,8 @@ def _row(what: str, seconds: dict[str, float], note: str = "") -> Row:
     return {"what": what, "ms": ours * 1e3, "× the other": seconds[other] / ours, "the other": other, "note": note}
 
 
-def all_runs(device: torch.device, in_turns: InTurns) -> Iterator[Row]:
-    """Every row; where one fails, its error stands in its place, and the others are measured."""
+def all_runs(device: torch.device, in_turns: InTurns, wanted: Callable[[str], bool]) -> Iterator[Row]:
+    """The rows of the runs that are wanted; where one fails, its error stands in its place, and others are measured."""
     for name, rows in (
         ("taylorseer", lambda: taylorseer(device, in_turns)),
         ("ema_update", lambda: ema(device, in_turns)),
@@ -203,6 +217,8 @@ def all_runs(device: torch.device, in_turns: InTurns) -> Iterator[Row]:
         ("attention_jvp", lambda: attention(device, in_turns)),
         ("a cached run", lambda: cached_run(device)),
     ):
+        if not wanted(name):
+            continue
         try:
             yield from rows()
         except Exception as error:

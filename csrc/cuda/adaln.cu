@@ -85,8 +85,10 @@ PYACCEL_HD void modulation(const Place& place, const Types& types, int64_t i, Re
 }
 
 // Of: the type of x and branch; Shared: that of what rows share. Both are known where pieces are held: as bytes, of
-// which a 16-bit type has half as many, and so that few registers are wanted for what is on its way.
-template <typename Real, int V, int Of, int Shared, int Held, int Sure, bool Branched>
+// which a 16-bit type has half as many, and so that few registers are wanted for what is on its way. Exact: a row is
+// Held pieces of every lane, and there are scale and shift (and a gate), and neither weight nor bias. Then nothing is
+// asked on the way, so that the modulations of several pieces are on theirs at once.
+template <typename Real, int V, int Of, int Shared, int Held, int Sure, bool Branched, bool Exact>
 __device__ void modulate_row(const Launch& job, const Sharing& sharing, int64_t row, int lane, int64_t pieces) {
   const AdaLN& of = job.of;
   const Types types = types_of<Of, Shared>(of);
@@ -115,7 +117,12 @@ __device__ void modulate_row(const Launch& job, const Sharing& sharing, int64_t 
         Real v[V], b[V];
         decode(types.x, x[k], [&](int e, Real number) { v[e] = number; });
         decode(types.branch, branch[u], [&](int e, Real number) { b[e] = number; });
-        add_branch<Real, V>(place, types.gate, at(k), b, v);
+        if constexpr (Exact) {
+          decode(types.gate, fetch_constant<Real, V>(types.gate, place.gate, at(k)),
+                 [&](int e, Real number) { v[e] += number * b[e]; });
+        } else {
+          add_branch<Real, V>(place, types.gate, at(k), b, v);
+        }
         x[k] = encode<Real, V>(v, types.x);
         store_raw<Real, V>(x[k], types.x, place.sum, at(k));
       }
@@ -155,13 +162,26 @@ __device__ void modulate_row(const Launch& job, const Sharing& sharing, int64_t 
   });
   const Real inverse = inverse_deviation(sum_of_row(squares, sharing), of.width, of.eps);
 
-  each_piece<Held, Sure>(lane, sharing, pieces, [&](int k, int64_t d) {
-    Real v[V], factor[V], offset[V];
-    modulation<Real, V>(place, types, d * V, factor, offset);
-    piece(k, d, v);
-    for (int e = 0; e < V; ++e) v[e] = modulated(v[e], mean, inverse, factor[e], offset[e]);
-    store_numbers<Real, V>(v, types.x, place.out, d * V);
-  });
+  if constexpr (Exact) {
+#pragma unroll
+    for (int k = 0; k < Held; ++k) {
+      const Raw<Real, V, false> scale = fetch_constant<Real, V>(types.scale, place.scale, at(k));
+      const Raw<Real, V, false> shift = fetch_constant<Real, V>(types.shift, place.shift, at(k));
+      Real v[V], factor[V];
+      piece(k, 0, v);
+      decode(types.scale, scale, [&](int e, Real number) { factor[e] = 1 + number; });
+      decode(types.shift, shift, [&](int e, Real number) { v[e] = modulated(v[e], mean, inverse, factor[e], number); });
+      store<Real, V>(v, types.x, place.out, at(k));
+    }
+  } else {
+    each_piece<Held, Sure>(lane, sharing, pieces, [&](int k, int64_t d) {
+      Real v[V], factor[V], offset[V];
+      modulation<Real, V>(place, types, d * V, factor, offset);
+      piece(k, d, v);
+      for (int e = 0; e < V; ++e) v[e] = modulated(v[e], mean, inverse, factor[e], offset[e]);
+      store_numbers<Real, V>(v, types.x, place.out, d * V);
+    });
+  }
 }
 
 // How many pieces of a lane are there in every row that goes to this kernel; see holding().
@@ -171,27 +191,28 @@ constexpr int kSure = Lanes == kThreads ? 1
                                         : Held / 2;
 
 // Blocks at a time on a multiprocessor: as many as there are registers for without spilling any.
-template <int V, bool Branched, int Lanes, int Held>
-constexpr int kBlocks = Held == 0             ? 1
-                        : Lanes == kThreads   ? (V == 8 && Branched ? 3 : 4)
-                        : V == 4 && !Branched ? 3
-                        : Held == 12          ? 2
-                        : Held == 6           ? (Branched ? 2 : 3)
-                                              : 3;
+template <int V, bool Branched, int Shared, int Lanes, int Held, bool Exact>
+constexpr int kBlocks = Held == 0                                                        ? 1
+                        : Lanes == kThreads                                              ? (V == 8 && Branched ? 3 : 4)
+                        : V == 4 && !Branched                                            ? 3
+                        : Held > 6                                                       ? 2
+                        : Held > 3 && (Branched || (Exact && Shared == int(DType::f32))) ? 2
+                                                                                         : 3;
 
 // Lanes: how many share a row, where that is known.
-template <typename Real, int V, bool Branched, int Of = kAny, int Shared = kAny, int Lanes = 0, int Held = 0>
-__global__ void __launch_bounds__(kThreads, kBlocks<V, Branched, Lanes, Held>)
+template <typename Real, int V, bool Branched, int Of = kAny, int Shared = kAny, int Lanes = 0, int Held = 0,
+          bool Exact = false>
+__global__ void __launch_bounds__(kThreads, kBlocks<V, Branched, Shared, Lanes, Held, Exact>)
     modulate_rows(const __grid_constant__ Launch job) {
   if constexpr (Lanes == 0) {
     each_row(job.of.rows, job.sharing, [&](int64_t row, int lane, bool there) {
       const int64_t pieces = there ? job.of.width / V : 0;
-      modulate_row<Real, V, Of, Shared, 0, 0, Branched>(job, job.sharing, there ? row : 0, lane, pieces);
+      modulate_row<Real, V, Of, Shared, 0, 0, Branched, false>(job, job.sharing, there ? row : 0, lane, pieces);
     });
   } else {
-    constexpr int sure = kSure<Lanes, Held>;
+    constexpr int sure = Exact ? Held : kSure<Lanes, Held>;
     each_whole_row<Lanes>(job.of.rows, [&](int64_t row, int lane) {
-      modulate_row<Real, V, Of, Shared, Held, sure, Branched>(job, {log_of(Lanes)}, row, lane, job.of.width / V);
+      modulate_row<Real, V, Of, Shared, Held, sure, Branched, Exact>(job, {log_of(Lanes)}, row, lane, job.of.width / V);
     });
   }
 }
@@ -201,14 +222,35 @@ struct Choice {
   Sharing sharing;
 };
 
-template <int V, bool Branched, DType Of, DType Shared, int Lanes, int Held>
+template <int V, bool Branched, DType Of, DType Shared, int Lanes, int Held, bool Exact = false>
 Choice holding() {
-  return {modulate_rows<float, V, Branched, int(Of), int(Shared), Lanes, Held>, {log_of(Lanes)}};
+  return {modulate_rows<float, V, Branched, int(Of), int(Shared), Lanes, Held, Exact>, {log_of(Lanes)}};
+}
+
+// For the widths of models, where they are Exact.
+template <int V, bool Branched, DType Of, DType Shared>
+Choice holding_exactly(int64_t pieces, int64_t rows) {
+  if (pieces == kWarp * 3) return holding<V, Branched, Of, Shared, kWarp, 3, true>();
+  if (pieces == kWarp * 6) return holding<V, Branched, Of, Shared, kWarp, 6, true>();
+  if (pieces == kWarp * 12) return holding<V, Branched, Of, Shared, kWarp, 12, true>();
+  if constexpr (V == 8) {
+    if constexpr (!Branched || Of != DType::f16) {  // which would spill
+      if (pieces == kWarp / 2 * 9 && rows % 2 == 0) return holding<V, Branched, Of, Shared, kWarp / 2, 9, true>();
+    }
+    if (pieces == kWarp * 4) return holding<V, Branched, Of, Shared, kWarp, 4, true>();
+    if (pieces == kWarp * 8) return holding<V, Branched, Of, Shared, kWarp, 8, true>();
+  } else {
+    if (pieces == kWarp * 9) return holding<V, Branched, Of, Shared, kWarp, 9, true>();
+    if (pieces == kThreads * 3) return holding<V, Branched, Of, Shared, kThreads, 3, true>();
+  }
+  return {nullptr, {}};
 }
 
 // 12 pieces a lane are 6 KB a warp: 3072 numbers of 16 bits. kSure relies on these limits.
 template <int V, bool Branched, DType Of, DType Shared>
-Choice holding(int64_t pieces) {
+Choice holding(int64_t pieces, int64_t rows, bool usual) {
+  const Choice exact = usual ? holding_exactly<V, Branched, Of, Shared>(pieces, rows) : Choice{nullptr, {}};
+  if (exact.kernel != nullptr) return exact;
   if (pieces <= kWarp * 3) return holding<V, Branched, Of, Shared, kWarp, 3>();
   if (pieces <= kWarp * 6) return holding<V, Branched, Of, Shared, kWarp, 6>();
   if (pieces <= kWarp * 12) return holding<V, Branched, Of, Shared, kWarp, 12>();
@@ -217,8 +259,11 @@ Choice holding(int64_t pieces) {
 }
 
 template <int V, DType Of, DType Shared>
-Choice holding(bool branched, int64_t pieces) {
-  return branched ? holding<V, true, Of, Shared>(pieces) : holding<V, false, Of, Shared>(pieces);
+Choice holding(const AdaLN& of) {
+  const bool modulated = of.scale.data != nullptr && of.shift.data != nullptr;
+  const bool usual = modulated && of.weight.data == nullptr && of.bias.data == nullptr;
+  if (of.branch == nullptr) return holding<V, false, Of, Shared>(of.width / V, of.rows, usual);
+  return holding<V, true, Of, Shared>(of.width / V, of.rows, usual && of.gate.data != nullptr);
 }
 
 template <bool Branched>
@@ -233,7 +278,6 @@ Choice reading_again(const Operands& operands, int v) {
 // A kernel that holds the pieces of rows of these types, or null.
 Choice holding(const AdaLN& of, int v) {
   constexpr DType f32 = DType::f32, bf16 = DType::bf16, f16 = DType::f16;
-  const int64_t pieces = of.width / v;
   const Choice none{nullptr, {}};
   if (v == 1 || (of.branch != nullptr && of.branch_dtype != of.dtype)) return none;
   bool alike = true, in_f32 = true;
@@ -241,11 +285,10 @@ Choice holding(const AdaLN& of, int v) {
     alike &= operand->data == nullptr || operand->dtype == of.dtype;
     in_f32 &= operand->data == nullptr || operand->dtype == f32;
   }
-  const bool branched = of.branch != nullptr;
-  if (of.dtype == f32 && alike) return holding<4, f32, f32>(branched, pieces);
-  if (of.dtype == bf16 && alike) return holding<8, bf16, bf16>(branched, pieces);
-  if (of.dtype == bf16 && in_f32) return holding<8, bf16, f32>(branched, pieces);
-  if (of.dtype == f16 && alike) return holding<8, f16, f16>(branched, pieces);
+  if (of.dtype == f32 && alike) return holding<4, f32, f32>(of);
+  if (of.dtype == bf16 && alike) return holding<8, bf16, bf16>(of);
+  if (of.dtype == bf16 && in_f32) return holding<8, bf16, f32>(of);
+  if (of.dtype == f16 && alike) return holding<8, f16, f16>(of);
   return none;
 }
 

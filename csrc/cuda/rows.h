@@ -42,11 +42,13 @@ __device__ void each_row(int64_t rows, const Sharing& sharing, F f) {
   }
 }
 
-// f(row, lane) where a row is a whole warp's or a whole block's, so that all of them have one or none.
+// f(row, lane) where rows fill whole warps, or a row is a whole block's, so that all of its threads have one or none.
+// In one turn, which keeps no registers for the next: there is no memory for more rows than a grid has turns.
 template <int Lanes, typename F>
 __device__ void each_whole_row(int64_t rows, F f) {
-  static_assert(Lanes == kWarp || Lanes == kThreads);
-  for (int64_t row = first_turn() / Lanes; row < rows; row += turn_step() / Lanes) f(row, int(threadIdx.x) % Lanes);
+  static_assert(Lanes <= kWarp || Lanes == kThreads);
+  const int64_t row = first_turn() / Lanes;
+  if (row < rows) f(row, int(threadIdx.x) % Lanes);
 }
 
 // f(k, d): of each piece of a lane, which is the k-th that it holds and lies d pieces after its first. d is known when

@@ -83,6 +83,57 @@ PYACCEL_HD Raw<Real, V, Coded> fetch(DType dtype, const void* p, int64_t i, bool
   return raw;
 }
 
+// All of them, as what comes by once where it is so: it does not drive out what the caches hold.
+template <typename Real, int V, bool Coded>
+PYACCEL_HD Raw<Real, V, Coded> fetch_once(DType dtype, const void* p, int64_t i, bool once) {
+#if defined(__CUDA_ARCH__)
+  static_assert(sizeof(Real) == sizeof(float));
+  Raw<Real, V, Coded> raw = fetch<Real, V, Coded>(dtype, p, i, !once);
+  const int bytes = V * int(size_of(dtype));
+  const size_t from = __cvta_generic_to_global(static_cast<const char*>(p) + i * size_of(dtype));
+  if (bytes == 16) {
+    asm volatile("{ .reg .pred p; setp.ne.s32 p, %5, 0; @p ld.global.cs.v4.b32 {%0, %1, %2, %3}, [%4]; }"
+                 : "+r"(raw.words[0]), "+r"(raw.words[1]), "+r"(raw.words[2]), "+r"(raw.words[3])
+                 : "l"(from), "r"(int(once))
+                 : "memory");
+  } else if (bytes == 8) {
+    asm volatile("{ .reg .pred p; setp.ne.s32 p, %3, 0; @p ld.global.cs.v2.b32 {%0, %1}, [%2]; }"
+                 : "+r"(raw.narrow[0]), "+r"(raw.narrow[1])
+                 : "l"(from), "r"(int(once))
+                 : "memory");
+  } else {
+    asm volatile("{ .reg .pred p; setp.ne.s32 p, %2, 0; @p ld.global.cs.b32 %0, [%1]; }"
+                 : "+r"(raw.narrow[0])
+                 : "l"(from), "r"(int(once))
+                 : "memory");
+  }
+  return raw;
+#else
+  return fetch<Real, V, Coded>(dtype, p, i);
+#endif
+}
+
+// Elements [i, i + V), 16 bytes or more, of memory that nobody writes while the kernel runs: so the compiler may ask
+// for them early, and for several at once, across the stores of what was done before.
+template <typename Real, int V>
+PYACCEL_HD Raw<Real, V, false> fetch_constant(DType dtype, const void* p, int64_t i) {
+#if defined(__CUDA_ARCH__)
+  Raw<Real, V, false> raw;
+  const int bytes = V * int(size_of(dtype));
+  const uint4* const from = reinterpret_cast<const uint4*>(static_cast<const char*>(p) + i * size_of(dtype));
+#pragma unroll
+  for (int part = 0; part < int(V * sizeof(Real)) / 16; ++part) {
+    if (bytes <= 16 * part) continue;
+    const uint4 words = __ldg(from + part);
+    raw.words[4 * part] = words.x, raw.words[4 * part + 1] = words.y;
+    raw.words[4 * part + 2] = words.z, raw.words[4 * part + 3] = words.w;
+  }
+  return raw;
+#else
+  return fetch<Real, V>(dtype, p, i);
+#endif
+}
+
 // What was fetched, as numbers: f(e, number e).
 template <typename Real, int V, bool Coded, typename F>
 PYACCEL_HD void decode(DType dtype, const Raw<Real, V, Coded>& raw, F f) {

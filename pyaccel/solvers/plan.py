@@ -231,7 +231,8 @@ class Plan:
 
         Raises ValueError where there is no such GPU, RuntimeError where something in the model cannot be recorded.
         """
-        from .capturing import CapturedPlan, CudaGraphs
+        from ..cuda_graphs import CudaGraphs
+        from .capturing import CapturedPlan
 
         if not torch.cuda.is_available() or torch.version.hip:
             raise ValueError(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..cuda_graphs import CudaGraphs
+
 WARM_UP = 3
 
 
@@ -21,7 +23,7 @@ class Graphed:
 
     def __init__(self, f: Callable[..., Sequence[Tensor]], restore: Callable[[], None] = lambda: None):
         self.f, self.restore = f, restore
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._replay: Callable[[], None] | None = None
         self._failed = False
         self._inputs: list[Tensor] = []
         self._outputs: Sequence[Tensor] = ()
@@ -30,29 +32,25 @@ class Graphed:
         """The results; the host goes on before they are there."""
         if self._failed or inputs[0].device.type != "cuda":
             return self.f(*inputs)
-        if self._graph is None and not self._record(inputs):
+        if self._replay is None and not self._record(inputs):
             return self.f(*inputs)
         for static, given in zip(self._inputs, inputs, strict=True):
             static.copy_(given, non_blocking=True)
-        self._graph.replay()
+        self._replay()
         return self._outputs
 
     def _record(self, inputs: Sequence[Tensor]) -> bool:
+        def work() -> None:
+            self._outputs = self.f(*self._inputs)
+
         try:
-            self._inputs = [x.detach().clone() for x in inputs]
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    self.f(*self._inputs)
-            torch.cuda.current_stream().wait_stream(stream)
+            graphs, self._inputs = CudaGraphs(inputs[0].device), [x.detach().clone() for x in inputs]
+            for _ in range(WARM_UP):
+                graphs.warm_up(work)
             self.restore()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._outputs = self.f(*self._inputs)
-            self._graph = graph
+            self._replay = graphs.record(work)
         except RuntimeError as error:
-            self._failed, self._graph, self._inputs = True, None, []
+            self._failed, self._inputs, self._outputs = True, [], ()
             torch.cuda.synchronize()
             self.restore()
             warnings.warn(f"no CUDA graph could be recorded, training is slower without: {error}", stacklevel=3)

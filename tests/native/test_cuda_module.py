@@ -15,7 +15,8 @@ VECTOR_KERNELS = {
     # By kernel: its instantiations, and 16-byte loads and stores of the one that has most of them: for 16-bit operands
     # two loads of each, as a float32 one has twice the bytes, and stores of float32, bfloat16 and float16.
     "combine": (24, 8, 4),
-    "gate_all": (9, 8, 4),
+    "gate_all": (3, 8, 4),
+    "gate_few": (30, 4 + 2, 1),  # of one type: inputs, residual and gate
     "blend_all": (3, 8, 4),
     "clamp_all": (3, 2, 4),
     "add_up": (3, 8, 0),
@@ -23,7 +24,7 @@ VECTOR_KERNELS = {
     # Most of these hold a row in registers, each for other types and another length: twelve vectors of x, branch, gate,
     # scale, shift, weight and bias, and of two results; pairs of vectors of x, weight, cosines and sines, six of a row
     # in two ways to turn them, or one of three heads; six vectors of x and minus.
-    "modulate_rows": (42, 12 * 7, 12 * 2),
+    "modulate_rows": (87, 12 * 7, 12 * 2),
     "norm_rows": (15, 12 * 4, 12),
     "norm_heads": (5, 3 * 2 + 3 * 2, 3 * 2),
     "quantize_rows": (1, 4, 0),  # 8 codes are 8 bytes
