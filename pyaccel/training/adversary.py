@@ -44,8 +44,8 @@ class Adversary:
 
     def record(self, graph: bool) -> None:
         """Makes the step a CUDA graph, or none; anew where tensors that it reads have been replaced."""
-        # Detached: a copy's history would keep autograd's nodes of the stream that it was made in, which no graph may wait
-        # for.
+        # Detached: a copy's history would keep autograd's nodes of the stream that it was made in, for which a graph
+        # may not wait.
         state = list(self._state().values())
         before = [t.detach().clone() for t in state]
 
