@@ -29,7 +29,6 @@ import json
 import math
 import multiprocessing
 import os
-import re
 import shutil
 import signal
 import sys
@@ -39,6 +38,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
+from result_files import result_path
 
 from pyaccel import zoo
 from pyaccel.distill import RECIPES
@@ -49,7 +49,6 @@ from pyaccel.files import write_atomically
 from pyaccel.names import look_up
 from pyaccel.training.record import from_yaml, machine_of, write_record
 
-RESULTS = Path(__file__).parent / "results"
 WARM_UP, PROBE = 10, 8.0  # steps that compile what has to be, seconds in which steps are counted
 PATIENCE = 120.0  # seconds for which recipes wait for each other
 CALLS = ("1 call", "2 calls", "4 calls")
@@ -294,10 +293,7 @@ def main() -> int:
         parser.error(f"--jobs must be at least 1 and --minutes above 0, got {a.jobs} and {a.minutes}")
     os.environ.setdefault("PYACCEL_NO_LOGS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // a.jobs)))
-    gpu = a.device.startswith("cuda")
-    device = torch.cuda.get_device_name(a.device) if gpu else f"cpu-{torch.get_num_threads()}-threads"
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", device).strip("-").lower()
-    a.out = a.out or RESULTS / f"students-{slug}-{datetime.date.today().isoformat()}.json"
+    a.out = a.out or result_path("students", a.device)
     rows = run(a)
     failed = [name for name, row in rows.items() if "failed" in row]
     print(f"{len(rows) - len(failed)} of {len(rows)} students: {a.out}, {a.work}")
