@@ -1,4 +1,4 @@
-"""``pyaccel bench``: comparisons of solvers and of caches on the models of the zoo."""
+"""``pyaccel bench``: comparisons of solvers, of caches and of students on the models of the zoo."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 
 import click
 
+from .options import parse_options
+
 MODELS = {"fashion-dit": ["fashion-dit"], "fashion-unet": ["fashion-unet"], "both": ["fashion-dit", "fashion-unet"]}
 
 
-@click.group(short_help="Compare solvers, and caches, on the models of the zoo.")
+@click.group(short_help="Compare solvers, caches and students on the models of the zoo.")
 def bench() -> None:
-    """Compare solvers on the models of the zoo, and with what their papers say; and feature caches."""
+    """Compare solvers on the models of the zoo, and with what their papers say; feature caches; and students."""
 
 
 @bench.command(short_help="Error against model calls, for every deterministic solver.")
@@ -51,7 +53,7 @@ def solvers(
         calls=_numbers(calls),
         count=count,
         grid=grid,
-        only=None if only is None else only.split(","),
+        only=_names(only),
         quick=quick,
         resume=resume,
         progress=progress,
@@ -72,6 +74,7 @@ def solvers(
 @click.option("--caches", "only", help="Only these, e.g. taylorseer,fora; default: all.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("pyaccel-caches"), show_default=True)
 @click.option("--quick", is_flag=True, help="100 images a row: four minutes instead of an hour.")
+@click.option("--resume", is_flag=True, help="Keep the rows that an interrupted run with the same settings measured.")
 @click.option("--progress/--no-progress", default=True, show_default=True)
 def caching(
     model: str,
@@ -81,20 +84,97 @@ def caching(
     only: str | None,
     out: Path,
     quick: bool,
+    resume: bool,
     progress: bool,
 ) -> None:
     """Quality and speed of every feature cache, in pairs with the uncached run: the same noise and labels.
 
     Beside them stand solvers with as many full calls and no cache. Writes report.html, pictures and results.json.
     """
+    from ..evaluation import cache_bench
+
+    results = cache_bench.run(
+        out,
+        model,
+        solver=solver,
+        steps=steps,
+        count=count,
+        only=_names(only),
+        quick=quick,
+        resume=resume,
+        progress=progress,
+    )
+    _show(results, out)
+
+
+@bench.command(short_help="Quality against model calls: the teacher, its solvers, its students.")
+@click.option("--model", type=click.Choice(MODELS["both"]), default="fashion-dit", show_default=True, help="Teacher.")
+@click.option("--calls", default="1,2,3,4,6,8", show_default=True, help="Of the teacher's solvers.")
+@click.option("--solvers", "only", help="Of the teacher, e.g. ddim,'UniPC-3 (B2)'; default: five of them.")
+@click.option("--students", help="Of the zoo or NAME.safetensors with its card; default: all of the zoo's.")
+@click.option("--plan", "plans", multiple=True, metavar="STUDENT=FILE.json",
+              help="A tuned solver of a student, see pyaccel tune-solver; may be given several times.")  # fmt: skip
+@click.option("--cache", default="taylorseer", show_default=True, help="Of students, or none; see: docs/caching.md.")
+@click.option("-c", "--cache-option", "cache_options", multiple=True, metavar="KEY=VALUE",
+              help="Of it; default of taylorseer: interval=2, order=1, warmup=1.")  # fmt: skip
+@click.option("--cache-calls", default="8", show_default=True, help="Calls of the students with it.")
+@click.option("--teacher-steps", type=click.IntRange(1), default=20, show_default=True, help="UniPC's, the baseline.")
+@click.option("--count", type=click.IntRange(4), help="Images of each row; default: 2000.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("pyaccel-students"), show_default=True)
+@click.option("--quick", is_flag=True, help="100 images a row.")
+@click.option("--resume", is_flag=True, help="Keep the rows that an earlier run with the same settings has measured.")
+@click.option("--progress/--no-progress", default=True, show_default=True)
+def students(
+    model: str,
+    calls: str,
+    only: str | None,
+    students: str | None,
+    plans: tuple[str, ...],
+    cache: str,
+    cache_options: tuple[str, ...],
+    cache_calls: str,
+    teacher_steps: int,
+    count: int | None,
+    device: str,
+    out: Path,
+    quick: bool,
+    resume: bool,
+    progress: bool,
+) -> None:
+    """Quality of students with few calls beside the teacher's solvers, with tuned solvers, and with a cache.
+
+    All from the same noise and labels, with intervals, and with paired changes of the FID: to the teacher with many
+    calls, and of a student with a tuned solver or a cache to itself without. Writes report.html, pictures and
+    results.json.
+    """
+    from ..evaluation import student_bench
+    from ..evaluation.student_bench.variants import CacheChoice
+
+    of_students: dict[str, list[str]] = {}
+    for text in plans:
+        name, sign, file = text.partition("=")
+        if not sign:
+            raise ValueError(f"--plan is written as STUDENT=FILE.json, got {text!r}")
+        of_students.setdefault(name, []).append(file)
+    chosen = None
+    if cache != "none":
+        options = {"options": parse_options(cache_options)} if cache_options or cache != "taylorseer" else {}
+        chosen = CacheChoice(cache, tuple(_numbers(cache_calls, "--cache-calls")), **options)
+    results = student_bench.run(
+        out, model, calls=_numbers(calls), only=_names(only), students=_names(students), plans=of_students,
+        cache=chosen, teacher_steps=teacher_steps, count=count, device=device, quick=quick, resume=resume,
+        progress=progress,
+    )  # fmt: skip
+    _show(results, out)
+
+
+def _show(results: dict, out: Path) -> None:
+    """The table and the notes of a report."""
     from rich.console import Console
 
-    from ..evaluation import cache_bench, rich_table
+    from ..evaluation import rich_table
 
-    names = None if only is None else [name.strip() for name in only.split(",")]
-    results = cache_bench.run(
-        out, model, solver=solver, steps=steps, count=count, only=names, quick=quick, progress=progress
-    )
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(rich_table(results))
     for row in results["rows"]:
@@ -103,10 +183,14 @@ def caching(
     print(f"report: {out / 'report.html'}")
 
 
-def _numbers(text: str | None) -> list[int] | None:
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def _numbers(text: str | None, option: str = "--calls") -> list[int] | None:
     if text is None:
         return None
     try:
         return sorted({int(part) for part in text.split(",")})
     except ValueError:
-        raise ValueError(f"--calls must be whole numbers with commas between, e.g. 4,8; got {text!r}") from None
+        raise ValueError(f"{option} must be whole numbers with commas between, e.g. 4,8; got {text!r}") from None

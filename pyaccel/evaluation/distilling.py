@@ -24,7 +24,7 @@ from ..training.teacher import load_teacher
 from ..training.trainer import Trainer
 from ..training.trainer_config import TrainerConfig
 from .figures import image_grid
-from .sampling import fashion_quality, generate
+from .sampling import fashion_quality, fashion_reference, generate
 from .students import student_figures
 from .teaching import facts_of
 
@@ -89,28 +89,34 @@ def distill(recipe: str, job: Distillation, progress: bool = True) -> Trainer:
 
     Where the training was asked to stop by a signal, nothing is written but the checkpoint.
     """
+    trainer = make_trainer(recipe, job)
+    if trainer.main:
+        write_record(trainer.folder, job)
+    trainer.fit(progress=progress, seconds=None if job.minutes is None else 60 * job.minutes)
+    if not trainer.stopped:
+        student = trainer.denoiser()  # of shards, all ranks have a part
+        if trainer.main:
+            write_student(recipe, job, trainer, student, progress)
+        trainer.ranks.wait()
+    trainer.ranks.close()
+    return trainer
+
+
+def make_trainer(recipe: str, job: Distillation) -> Trainer:
+    """The trainer of a job, in its folder; nothing is trained yet."""
     folder = job.folder(recipe)
     ranks = Ranks(folder, job.sharding, job.device)
+    fashion_reference()[0].to(ranks.device)  # for the figures
     teacher = zoo.load(job.teacher, guidance=job.guidance, device=ranks.device)
     data = _data(job, teacher)
     validate = _validation(job.recipe, folder, job.validate_count) if job.validate_count else None
     networks = job.recipe.networks(teacher)
     if job.start is not None:
         _start(networks[job.recipe.output], job.start)
-    trainer = Trainer(
+    return Trainer(
         job.recipe, networks, data, job.run, folder, ranks=ranks, validate=validate,
         validate_every=job.validate_every, checkpoint_seconds=job.checkpoint_every,
     )  # fmt: skip
-    if ranks.main:
-        write_record(folder, job)
-    trainer.fit(progress=progress, seconds=None if job.minutes is None else 60 * job.minutes)
-    if not trainer.stopped:
-        student = trainer.denoiser()  # of shards, all ranks have a part
-        if ranks.main:
-            write_student(recipe, job, trainer, student, progress)
-        ranks.wait()
-    ranks.close()
-    return trainer
 
 
 def _start(student: Denoiser, start: str) -> None:

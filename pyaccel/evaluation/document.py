@@ -34,10 +34,11 @@ td.best .value { background: var(--best-paper); color: var(--best); font-weight:
   padding: 2px 7px; margin-right: -7px; }
 .ratio, .note { display: block; color: var(--faint); font-size: 0.76rem; line-height: 1.3; }
 .name { font-weight: 600; }
-.dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 8px; }
-.few-steps { background: var(--few); } .caching { background: var(--caching); } .SDE { background: var(--sde); }
-.students { background: var(--students); }
-.baseline { background: var(--baseline); } .other { background: var(--faint); }
+.dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 8px;
+  background: var(--faint); }
+.few-steps, .trained-solvers { background: var(--few); } .caching { background: var(--caching); }
+.SDE { background: var(--sde); } .students { background: var(--students); }
+.baseline { background: var(--baseline); }
 img { display: block; width: 100%; height: auto; }
 figure { margin: 0; padding: 10px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 8px 22px; font-size: 0.92rem; margin: 12px 0 0; }

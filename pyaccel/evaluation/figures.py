@@ -21,7 +21,10 @@ from .labels import place_labels
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a figure: paper, text, faint text, lines, and one colour per family of methods, some for the best."""
+    """Colours of a figure: paper, text, faint text, lines, and one colour per family of methods, some for the best.
+
+    A family may have kinds, which share its colour: "students, cached".
+    """
 
     paper: str
     text: str
@@ -38,9 +41,9 @@ class Theme:
         """The colour of a family; families of other names are faint."""
         colours = {
             "baseline": self.baseline, "few steps": self.few_steps, "caching": self.caching, "SDE": self.sde,
-            "students": self.students,
+            "students": self.students, "trained solvers": self.few_steps,
         }  # fmt: skip
-        return colours.get(name, self.faint)
+        return colours.get(name.partition(",")[0], self.faint)
 
 
 THEMES = {
@@ -53,7 +56,10 @@ THEMES = {
         ("#6ea8fe", "#f5a155", "#6fdba6", "#f783ac", "#c29bf5", "#66d9e8"),
     ),
 }  # fmt: skip
-MARKERS = {"baseline": "s", "few steps": "o", "caching": "D", "SDE": "v", "students": "^"}
+MARKERS = {
+    "baseline": "s", "few steps": "o", "trained solvers": "P", "caching": "D", "SDE": "v", "students": "^",
+    "students, tuned": "*", "students, cached": "d",
+}  # fmt: skip
 
 
 def to_pixels(samples: torch.Tensor) -> np.ndarray:
@@ -193,12 +199,7 @@ def _pareto_panel(axes, rows: Sequence[Mapping], baseline: Mapping, column: Colu
     what = {"rmse": "RMSE to the exact solution", "fid": "FID to the real images"}[column.key]
     axes.set_title(f"{what}, smaller is better", loc="left", color=colours.text, fontsize=11.5, weight="bold", pad=10)
     axes.set_xlabel("speed-up over the baseline, larger is better", color=colours.faint, fontsize=9.5, labelpad=6)
-    axes.tick_params(colors=colours.faint, labelsize=9, length=0, which="both")
-    axes.grid(True, color=colours.line, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(colours.line)
+    plain_axes(axes, colours)
     if absent:
         names = ", ".join(name for name, *_ in absent)
         axes.text(0, -0.155, f"not drawn, no value: {names}", transform=axes.transAxes, color=colours.faint, fontsize=8,
@@ -239,6 +240,16 @@ def _scale(axes, direction: str, values: Sequence[float], pad: tuple[float, floa
     else:
         set_limits(*limits)
     axis.set_major_formatter(FuncFormatter(text))
+
+
+def plain_axes(axes, colours: Theme) -> None:
+    """A grid of thin lines, a line at the bottom, and faint numbers without ticks."""
+    axes.tick_params(colors=colours.faint, labelsize=9, length=0, which="both")
+    axes.grid(True, color=colours.line, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(colours.line)
 
 
 def new_figure(width: float, height: float, colours: Theme) -> Figure:

@@ -137,3 +137,23 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> list
     for rank, i in enumerate(order):
         result[i] = min(max(rising[rank], low), high - (count - 1) * gap) + rank * gap
     return result
+
+
+def label_ends(axes, ends: Sequence[tuple[str, tuple[float, float], str, bool]]) -> None:
+    """Names to the right of the frame, at the heights of the lines' ends, moved apart where they would overlap.
+
+    ``ends`` holds (name, the line's last point, colour, whether in bold).
+    """
+    if not ends:
+        return
+    box = axes.get_window_extent()
+    unit = axes.figure.dpi / 72
+    heights = [axes.transData.transform(point)[1] for _, point, *_ in ends]
+    for (text, point, colour, bold), height in zip(ends, spread(heights, 12.5 * unit, box.y0, box.y1), strict=True):
+        x, y = axes.transAxes.inverted().transform((box.x1 + 26 * unit, height))
+        axes.annotate(
+            text, point, (x, y), "data", "axes fraction", color=colour, fontsize=9, va="center", parse_math=False,
+            weight="bold" if bold else "normal", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4,
+                        "relpos": (0, 0.5)},
+        )  # fmt: skip

@@ -11,8 +11,17 @@ from .document import document, facts_line, figure
 ARROWS = {"smaller": "↓", "larger": "↑", "": ""}
 
 
-def page(results: Mapping, rows: Sequence[Row], opening: str, pictures: Mapping[str, Mapping[str, str]]) -> str:
-    """The page as text. ``pictures`` maps "samples" and "pareto" to {"light": base64 PNG, "dark": …} or to {}."""
+def page(
+    results: Mapping,
+    rows: Sequence[Row],
+    opening: str,
+    pictures: Mapping[str, Mapping[str, str]],
+    more: Sequence[str] = (),
+) -> str:
+    """The page as text. ``pictures`` maps "samples" and "pareto" to {"light": base64 PNG, "dark": …} or to {}.
+
+    ``more`` is HTML that comes before these pictures.
+    """
     baseline = baseline_of(results)
     parts = [
         f'<p class="lead">{escape(opening)}</p>',
@@ -20,6 +29,7 @@ def page(results: Mapping, rows: Sequence[Row], opening: str, pictures: Mapping[
         '<div class="card scroll">' + _table(rows, baseline) + "</div>",
         '<p class="hint" style="margin-top:10px">Marked: the best value of the column. '
         f"Small print: how many times the value of the baseline, {escape(baseline['name'])}.</p>",
+        *more,
         figure("The same pictures by every method", "One column, one noise and one class.", pictures.get("samples"),
                "A row of samples for each method, all from the same noise"),
         figure("What speed costs", "Lower right is better. On the line: methods that no other one beats in both.",
@@ -39,7 +49,7 @@ def _table(rows: Sequence[Row], baseline: Row) -> str:
     body = []
     for row in rows:
         group = family(row, row is baseline)
-        kind = group.replace(" ", "-") if group in ("few steps", "caching", "baseline", "SDE", "students") else "other"
+        kind = group.partition(",")[0].replace(" ", "-")
         note = f'<span class="note">{escape(str(row["note"]))}</span>' if row.get("note") else ""
         cells = [f'<td><span class="dot {kind}"></span><span class="name">{escape(row["name"])}</span>{note}</td>']
         for column in COLUMNS:

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,13 +18,30 @@ from rich.text import Text
 
 from ..files import write_atomically
 from .columns import BY_KEY, COLUMNS, Row, baseline_of, checked, seconds, speedup
+from .document import figure
 from .figures import THEMES, pareto_figure, samples_figure
 from .page import page
 
 FID_SLACK, ACCURACY_SLACK = 1.1, 0.02  # what still passes for the baseline's quality in the opening sentence
 
 
-def write_report(folder: str | os.PathLike, results: Mapping, samples: Mapping[str, torch.Tensor]) -> Path:
+@dataclass(frozen=True)
+class Drawing:
+    """A picture of a report of its own: ``draw(path, theme)`` writes it; the texts are those around it."""
+
+    name: str
+    title: str
+    hint: str
+    alternative: str
+    draw: Callable[[Path, str], None]
+
+
+def write_report(
+    folder: str | os.PathLike,
+    results: Mapping,
+    samples: Mapping[str, torch.Tensor],
+    more: Sequence[Drawing] = (),
+) -> Path:
     """Writes results.json, samples.png, pareto.png and report.html into ``folder``; returns the path of the page.
 
     ``results`` is {"title", "machine", "settings": {…}, "rows": [{"name", "model_calls", "full_calls", "seconds",
@@ -31,7 +49,7 @@ def write_report(folder: str | os.PathLike, results: Mapping, samples: Mapping[s
     "baseline": the name of its row, otherwise the first, and "explanations" of columns that mean something else here};
     values may be missing, None or NaN (null in the JSON).
     ``samples`` maps a row's name to samples [M, 1 or 3, H, W] in [−1, 1], of the same noise and labels in every row;
-    rows without samples are not drawn.
+    rows without samples are not drawn. ``more`` are further pictures, which come first on the page.
 
     Each file is replaced as a whole: an interruption leaves old files or new ones, never half of one. Raises ValueError
     for results without rows and for samples of an unknown name.
@@ -56,6 +74,9 @@ def write_report(folder: str | os.PathLike, results: Mapping, samples: Mapping[s
             if drawn:
                 samples_figure(path, drawn, theme=theme, baseline=baseline["name"])
                 pictures["samples"][theme] = path.read_bytes()
+            for drawing in more:
+                drawing.draw(path, theme)
+                pictures.setdefault(drawing.name, {})[theme] = path.read_bytes()
     for name, themes in pictures.items():
         if themes:
             _write(folder / f"{name}.png", themes["light"])
@@ -63,10 +84,16 @@ def write_report(folder: str | os.PathLike, results: Mapping, samples: Mapping[s
         name: {theme: base64.b64encode(png).decode() for theme, png in themes.items()}
         for name, themes in pictures.items()
     }
-    text = json.dumps(_plain(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _write(folder / "results.json", text.encode())
-    _write(folder / "report.html", page(results, rows, opening(results), encoded).encode())
+    write_results(folder, results)
+    drawings = [figure(f.title, f.hint, encoded[f.name], f.alternative) for f in more]
+    _write(folder / "report.html", page(results, rows, opening(results), encoded, drawings).encode())
     return folder / "report.html"
+
+
+def write_results(folder: Path, results: Mapping) -> None:
+    """Writes results.json into ``folder``, atomically; NaN and infinity are null there."""
+    text = json.dumps(_plain(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _write(Path(folder) / "results.json", text.encode())
 
 
 def best_row(results: Mapping) -> Row | None:

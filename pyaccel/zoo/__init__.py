@@ -1,6 +1,7 @@
 """The embedded models: weights in safetensors (half precision), each with a card that says how it was made.
 
-``zoo.load("fashion-dit")`` is a :class:`pyaccel.Denoiser` ready for any Plan; ``zoo.cards()`` lists what there is.
+``zoo.load("fashion-dit")`` is a :class:`pyaccel.Denoiser` ready for any Plan; ``zoo.cards()`` lists what there is. A
+student of your own is named by its file, ``runs/.../NAME.safetensors``.
 """
 
 from __future__ import annotations
@@ -36,17 +37,30 @@ def cards() -> list[dict[str, Any]]:
     return [card(name) for name in names()]
 
 
+def weights(name: str) -> Path:
+    """The file of a model's weights; a name that ends in .safetensors is one itself, with its card beside it.
+
+    ValueError, with the nearest name, for one that is not there.
+    """
+    if not name.endswith(".safetensors"):
+        return look_up("model", name, {known: FOLDER / f"{known}.safetensors" for known in names()})
+    path = Path(name)
+    for needed in (path, path.with_suffix(".json")):
+        if not needed.exists():
+            raise ValueError(f"{name} is no model: there is no {needed}; pyaccel distill and train write both files")
+    return path
+
+
 def card(name: str) -> dict[str, Any]:
-    """What is known of a model: architecture, schedule, prediction, training, figures. ValueError for unknown names."""
-    path = look_up("model", name, {known: FOLDER / f"{known}.json" for known in names()})
-    return json.loads(path.read_text())
+    """What is known of a model: architecture, schedule, prediction, training, figures. See :func:`weights`."""
+    return json.loads(weights(name).with_suffix(".json").read_text())
 
 
 def load_model(name: str) -> nn.Module:
     """The network of a model, float32, in evaluation mode, without gradients."""
     facts = card(name)
     model = ARCHITECTURES[facts["architecture"]](**facts["options"])
-    tensors, _ = load_tensors(FOLDER / f"{name}.safetensors")
+    tensors, _ = load_tensors(weights(name))
     model.load_state_dict(
         {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     )
@@ -61,7 +75,7 @@ def load(
     batched: bool = True,
     device: torch.device | str = "cpu",
 ) -> Denoiser:
-    """A generative model of the zoo as a Denoiser; samples are images in [−1, 1], conditioned by ``label=`` [B].
+    """A generative model of the zoo or a file as a Denoiser; samples are images in [−1, 1] for a ``label=`` [B].
 
     Args:
         guidance: weight w of classifier-free guidance, a number or a tensor [B]; 1 is without.

@@ -2,6 +2,9 @@
 
 import json
 
+from pyaccel.evaluation import student_bench
+from pyaccel.evaluation.student_bench.variants import CacheChoice
+
 
 def test_measures_and_prints(pyaccel, tmp_path):
     arguments = ("bench", "solvers", "--calls", "4,2", "--count", 2, "--solvers", "ddim,unipc", "--quick", "--out", "b")
@@ -31,3 +34,37 @@ def test_help_names_what_there_is(pyaccel):
     text = pyaccel("bench", "solvers", "--help").stdout
     for option in ("--model", "--calls", "--count", "--grid", "--solvers", "--quick", "--resume"):
         assert option in text
+
+
+def test_students(pyaccel, mistake, monkeypatch, tmp_path):
+    asked = []
+
+    def run(folder, model, **options):
+        asked.append((folder, model, options))
+        row = {"name": "x, 2 calls", "model_calls": 2, "fid": 1.25, "note": "FID +1 % against y"}
+        return {"title": "t", "rows": [row]}
+
+    monkeypatch.setattr(student_bench, "run", run)
+    result = pyaccel("bench", "students", "--calls", "4,2", "--students", "a.safetensors, b", "--plan", "b=p.json",
+                     "--plan", "b=q.json", "--cache", "fora", "-c", "interval=3", "--cache-calls", "8,4", "--count", 9,
+                     "--out", "o", "--resume")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "x, 2 calls: FID +1 % against y" in result.stdout
+    ((folder, model, options),) = asked
+    assert (str(folder), model, options["calls"], options["students"]) == (
+        "o", "fashion-dit", [2, 4], ["a.safetensors", "b"],
+    )  # fmt: skip
+    assert options["plans"] == {"b": ["p.json", "q.json"]}
+    assert options["cache"] == CacheChoice("fora", (4, 8), {"interval": 3})
+    assert (options["count"], options["resume"], options["only"], options["device"]) == (9, True, None, "cpu")
+    pyaccel("bench", "students", "--cache", "none")
+    assert asked[-1][2]["cache"] is None
+    pyaccel("bench", "students")
+    assert asked[-1][2]["cache"] == CacheChoice()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    mistake("STUDENT=FILE.json", "bench", "students", "--plan", "p.json")
+    mistake("--cache-calls must be whole numbers", "bench", "students", "--cache-calls", "x")
+    mistake("did you mean 'fora'", "bench", "students", "--cache", "foraa")
+    mistake("is no student of fashion-unet", "bench", "students", "--model", "fashion-unet", "--students",
+            "fashion-dit-dmd2")  # fmt: skip

@@ -65,6 +65,12 @@ def test_bench(tmp_path):
     for name in ("report.html", "pareto.png", "samples.png", "steps.png"):
         assert (tmp_path / name).stat().st_size > 1000
     assert "to the uncached run from the same noise" in (tmp_path / "report.html").read_text()
+    (tmp_path / "rows" / "auto%3A interval 3.safetensors").unlink()
+    assert run("bench", "caching", "--model", "fashion-unet", *options, "--resume").exit_code == 0
+    again = {row["name"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
+    other = [name for name in rows if again[name]["seconds"] != rows[name]["seconds"]]
+    assert other == ["auto: interval 3"]  # all others were kept
+    assert again[other[0]]["fid"] == rows[other[0]]["fid"]
     result = run("bench", "caching", "--model", "fashion-unet", "--caches", "teacache")
     with pytest.raises(ValueError, match="unknown cache for this model 'teacache'; there are: auto, fora"):
         raise result.exception

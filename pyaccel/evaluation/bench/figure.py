@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.ticker import NullFormatter
 
-from ..figures import THEMES, new_figure, save_figure
-from ..labels import spread
+from ..figures import THEMES, new_figure, plain_axes, save_figure
+from ..labels import label_ends
 from .claims import ranking
 
 
@@ -41,7 +41,7 @@ def error_figure(
         text = " = ".join([row["name"], *twins[row["name"]]])
         ends.append((text, points[-1], style["color"], place < len(colours.best) or row["name"] == "DDIM"))
     _decorate(axes, calls, colours)
-    _label_ends(axes, ends, colours)
+    label_ends(axes, ends)
     save_figure(figure, path, colours)
 
 
@@ -52,6 +52,7 @@ def _points(row: Mapping, least: int) -> list[tuple[int, float]]:
 
 
 def _decorate(axes, calls: Sequence[int], colours) -> None:
+    plain_axes(axes, colours)
     axes.set_xlabel("model calls", color=colours.faint, fontsize=10)
     axes.set_ylabel("RMSE to the exact solution, per pixel in [−1, 1]", color=colours.faint, fontsize=10)
     axes.set_xticks(list(calls), [str(budget) for budget in calls])
@@ -62,26 +63,3 @@ def _decorate(axes, calls: Sequence[int], colours) -> None:
     ticks = [m * 10.0**e for e in range(-7, 3) for m in (1, 2, 5)]
     axes.set_yticks([t for t in ticks if low <= t <= high], [f"{t:g}" for t in ticks if low <= t <= high])
     axes.set_ylim(low, high)
-    axes.tick_params(colors=colours.faint, labelsize=9, length=0, which="both")
-    axes.grid(True, color=colours.line, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(colours.line)
-
-
-def _label_ends(axes, ends: list, colours) -> None:
-    """Names to the right of the frame, at the heights of the lines' ends, moved apart where they would overlap."""
-    if not ends:
-        return
-    box = axes.get_window_extent()
-    unit = axes.figure.dpi / 72
-    heights = [axes.transData.transform(point)[1] for _, point, *_ in ends]
-    for (text, point, colour, bold), height in zip(ends, spread(heights, 12.5 * unit, box.y0, box.y1), strict=True):
-        x, y = axes.transAxes.inverted().transform((box.x1 + 26 * unit, height))
-        axes.annotate(
-            text, point, (x, y), "data", "axes fraction", color=colour, fontsize=9, va="center", parse_math=False,
-            weight="bold" if bold else "normal", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4,
-                        "relpos": (0, 0.5)},
-        )  # fmt: skip
