@@ -9,6 +9,7 @@ from ..training.optimizers import Optimizer
 from ..training.recipe import Recipe
 from ..training.trainer_config import TrainerConfig
 from .consistency import Consistency
+from .dmd import DMD
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
 from .meanflow import MeanFlow
@@ -21,6 +22,14 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
     "consistency": (
         Consistency(_RATE, levels=10, most_levels=80, mean=-0.5, std=1.6),
         TrainerConfig(steps=4000),
+    ),
+    "dmd": (
+        DMD(
+            student=Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0),
+            fake=Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0),
+            distance="pseudo-huber",
+        ),
+        TrainerConfig(steps=4000, batch_size=64, ema=(0.995,), flip=False),
     ),
     "dmd2": (
         DMD2(
