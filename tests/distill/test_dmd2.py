@@ -11,16 +11,18 @@ from pyaccel.training.batch import Batch
 from .. import mixture
 from .references import (
     KINDS,
+    Exact,
+    Shifted,
     Small,
     all_losses,
     alpha,
     assert_agree,
     data,
     denoiser,
-    gaussian_sample,
     gradients,
     in_parts,
     networks,
+    played,
     sample_and_noise,
     sigma,
     twice,
@@ -157,32 +159,6 @@ def test_parts():
     in_parts(DMD2(calls=2, gan=0.5, gan_critic=0.5), made)
 
 
-class Shifted(nn.Module):
-    """One number more than the noise, whatever the time: x0 = eps + shift as a flow."""
-
-    def __init__(self):
-        super().__init__()
-        self.shift = nn.Parameter(torch.tensor(0.0))
-
-    def forward(self, x, t):
-        return -self.shift.expand_as(x) * torch.ones_like(t)[:, None]
-
-
-class Exact(nn.Module):
-    """The flow of data N(mean(), 1) of [b, 4]; with features for a discriminator that it does not use itself."""
-
-    def __init__(self, mean):
-        super().__init__()
-        self.mean = mean
-        self.hidden = nn.ModuleList([nn.Linear(5, 16), nn.Linear(16, 16)])
-
-    def forward(self, x, t):
-        self.hidden[1](torch.tanh(self.hidden[0](torch.cat([x, t[:, None]], 1))))
-        a, s = 1 - t[:, None], t[:, None]
-        x0 = gaussian_sample(x, a, s, self.mean(), 1.0)
-        return (x - a * x0) / s - x0
-
-
 def trained(what):
     """(the student's shift, what the critic's head makes of data minus of samples) while it is trained on N(2, 1)."""
     student = Denoiser(Shifted(), schedules.flow(), "flow")
@@ -195,20 +171,13 @@ def trained(what):
     critic, gan = Critic(Exact(own)), 0.0 if what == "score" else 1.0
     recipe = DMD2(ratio=1, gan=gan, gan_critic=gan, most=0.6)
     made = networks(student=student, critic=critic, teacher=teacher)
-    rates = {
-        "student": torch.optim.Adam(student.model.parameters(), 0.06, betas=(0.5, 0.9)),
-        "critic": torch.optim.Adam(critic.parameters(), 0.02, betas=(0.5, 0.9)),
-    }
-    for step in range(90):
-        for name, loss in recipe.losses(made, Batch(2 + torch.randn(64, 4), step=step)):
-            for optimizer in rates.values():
-                optimizer.zero_grad()
-            if loss.requires_grad:
-                loss.backward()
-                rates[name].step()
+
+    def apart():
         t = torch.full((64,), 0.1)
         real, fake = (critic(0.9 * (m + torch.randn(64, 4)), t)[1].detach().mean() for m in (2.0, 0.0))
-        yield float(own()), float(real - fake)
+        return float(real - fake)
+
+    return played(recipe, made, apart)
 
 
 def test_the_student_follows_the_teachers_score():
