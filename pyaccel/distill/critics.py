@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from .features import block_widths, example_of, middle_block, output_of
 
 
 class Critic(nn.Module):
@@ -21,14 +22,14 @@ class Critic(nn.Module):
     def __init__(self, network: nn.Module, bottleneck: str | None = None, width: int | None = None):
         super().__init__()
         self.network = network
-        block = network.get_submodule(bottleneck or _middle(network))
-        width = width or _width(network, block)
+        bottleneck = bottleneck or middle_block(network)
+        width = width or block_widths(network, [bottleneck], *example_of(network))[0]
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
         self._features: Tensor | None = None
-        block.register_forward_hook(self._keep)
+        network.get_submodule(bottleneck).register_forward_hook(self._keep)
 
     def _keep(self, _module, _inputs, output) -> None:
-        self._features = _features(output)
+        self._features = output_of(output)
 
     def forward(self, x: Tensor, t: Tensor, **conditioning) -> tuple[Tensor, Tensor]:
         output = self.network(x, t, **conditioning)
@@ -38,47 +39,3 @@ class Critic(nn.Module):
         if features.dim() == 2:
             features = features[:, None]
         return output, self.head(features.to(self.head[1].weight.dtype)).mean((1, 2))
-
-
-_LISTS = ("blocks", "transformer_blocks", "single_transformer_blocks", "layers", "hidden")
-_MIDDLES = ("middle", "mid_block")
-
-
-def _features(output) -> Tensor:
-    """What a block gives: of several, the last tensor (a transformer of text and image gives the image's last)."""
-    return output if isinstance(output, Tensor) else [o for o in output if isinstance(o, Tensor)][-1]
-
-
-def _middle(network: nn.Module) -> str:
-    """The name of the block in the middle of a network, also of one inside of an adapter."""
-    for name in _MIDDLES:
-        if isinstance(getattr(network, name, None), nn.Module):
-            return name
-    for name in _LISTS:
-        blocks = getattr(network, name, None)
-        if isinstance(blocks, nn.ModuleList) and len(blocks):
-            return f"{name}.{len(blocks) // 2}"
-    inner = list(network.named_children())
-    if len(inner) == 1:
-        return f"{inner[0][0]}.{_middle(inner[0][1])}"
-    raise ValueError(
-        f"{type(network).__name__} has none of {', '.join((*_MIDDLES, *_LISTS))}; name the block whose features the "
-        "discriminator sees: bottleneck='...'"
-    )
-
-
-@torch.no_grad()
-def _width(network: nn.Module, block: nn.Module) -> int:
-    """How many features a block of one of our own networks gives at each place, by a call of it."""
-    if isinstance(block, nn.Linear):
-        return block.out_features
-    if not hasattr(network, "channels") or not hasattr(network, "size"):
-        raise ValueError(
-            f"how wide the features of {type(network).__name__} are cannot be found out by a call; say it: width=..."
-        )
-    seen = []
-    hook = block.register_forward_hook(lambda _module, _inputs, output: seen.append(_features(output)))
-    like = next(network.parameters())
-    network(like.new_zeros(1, network.channels, network.size, network.size), like.new_ones(1))
-    hook.remove()
-    return seen[0].shape[1 if seen[0].dim() == 4 else -1]

@@ -16,19 +16,8 @@ from ..training.batch import Batch
 from ..training.optimizers import Optimizer
 from ..training.recipe import Losses, Networks, Recipe, frozen, unwrapped
 from .critics import Critic
+from .dmd import distribution_matching_loss
 from .students import consistency_plan, per_sample, student_of, teacher_of
-
-
-def distribution_matching_loss(sample: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-    """½·mean (x − sg(x − g))² with g = (x̂_fake − x̂_real)/mean|x − x̂_real|, whose gradient by x is g/(elements).
-
-    ``sample`` x [b, ...] with its graph; ``real`` and ``fake`` [b, ...], what the teacher and the critic make of x with
-    noise (Yin et al. 2023, arXiv 2311.18828, eq. 7 and 8).
-    """
-    with torch.no_grad():
-        scale = (sample - real).abs().flatten(1).mean(1).clamp_min(1e-6)
-        gradient = torch.nan_to_num((fake - real) / per_sample(scale, sample))
-    return 0.5 * F.mse_loss(sample, (sample - gradient).detach())
 
 
 def generator_loss(fake: Tensor) -> Tensor:

@@ -5,27 +5,45 @@ The recipes' own defaults are their papers', for large models and weeks of GPUs.
 
 from __future__ import annotations
 
+import dataclasses
+
 from ..training.optimizers import Optimizer
 from ..training.recipe import Recipe
 from ..training.trainer_config import TrainerConfig
+from .add import ADD
 from .consistency import Consistency
+from .dmd import DMD
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
+from .ladd import LADD
 from .meanflow import MeanFlow
 from .progressive import ProgressiveDistillation
 from .scm import ContinuousConsistency
 
 _RATE = Optimizer(3e-4, "adam", warmup=100, decay="cosine")
+_GAN_RATE = Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0)  # of networks that play against each other
 
 PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
+    "add": (
+        ADD(_GAN_RATE, dataclasses.replace(_GAN_RATE, learning_rate=3e-4), features="fashion-classifier"),
+        TrainerConfig(steps=4000, batch_size=64, ema=(0.995,)),
+    ),
     "consistency": (
         Consistency(_RATE, levels=10, most_levels=80, mean=-0.5, std=1.6),
         TrainerConfig(steps=4000),
     ),
+    "dmd": (
+        DMD(
+            student=_GAN_RATE,
+            fake=_GAN_RATE,
+            distance="pseudo-huber",
+        ),
+        TrainerConfig(steps=4000, batch_size=64, ema=(0.995,), flip=False),
+    ),
     "dmd2": (
         DMD2(
-            student=Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0),
-            critic=Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0),
+            student=_GAN_RATE,
+            critic=_GAN_RATE,
             ratio=2,
             calls=2,
             gan=0.03,
@@ -34,6 +52,10 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
         TrainerConfig(steps=4000, batch_size=64, ema=(0.995,)),
     ),
     "kd": (KnowledgeDistillation(_RATE), TrainerConfig(steps=6000, flip=False)),
+    "ladd": (
+        LADD(_GAN_RATE, dataclasses.replace(_GAN_RATE, learning_rate=3e-4)),
+        TrainerConfig(steps=4000, batch_size=64, ema=(0.995,)),
+    ),
     "meanflow": (
         MeanFlow(_RATE, equal=0.25, mean=-0.4, std=1.2, velocity="teacher", tangent="finite", h=0.02),
         TrainerConfig(steps=4000),

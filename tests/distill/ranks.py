@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from pyaccel import Denoiser, schedules
-from pyaccel.distill import DMD2, Consistency, ContinuousConsistency, MeanFlow, ProgressiveDistillation
+from pyaccel.distill import DMD, DMD2, Consistency, ContinuousConsistency, MeanFlow, ProgressiveDistillation
 from pyaccel.models import DiT
 from pyaccel.training.parallel import Ranks
 from pyaccel.training.trainer import Trainer, TrainerConfig
@@ -18,6 +18,7 @@ from pyaccel.training.trainer import Trainer, TrainerConfig
 RECIPES = {
     "a critic without a head's loss, and calls without a backward pass": DMD2(gan=0.0, gan_critic=0.0, calls=2),
     "a critic": DMD2(ratio=1),
+    "a score that is asked without gradients before it is trained": DMD(),
     "a target that lags behind": Consistency(source="data", target_rate=0.9, levels=4, most_levels=4),
     "some pairs of equal times": MeanFlow(equal=0.6, label_dropout=0.3),
     "two networks of one loss": ContinuousConsistency(),
@@ -26,7 +27,7 @@ RECIPES = {
 
 
 class Images:
-    """Random images with labels."""
+    """Random images with labels, as pairs too."""
 
     shape, can_flip = (1, 8, 8), False
 
@@ -38,6 +39,9 @@ class Images:
 
     def at(self, index, flip=None):
         return self.x[index], {"label": index % 3}
+
+    def noise_at(self, index):
+        return self.x[index].flip(1, 2, 3)
 
 
 def teacher() -> Denoiser:

@@ -59,7 +59,7 @@ def denoiser(kind: tuple[str, str], seed: int = 0, **options) -> Denoiser:
 
 def networks(**named) -> Networks:
     """As a recipe is given them, by default without averages."""
-    return Networks(**{"ema": {}, **named})
+    return Networks(**{**named, "ema": {}})
 
 
 def twice(**settings) -> tuple[Batch, Batch]:
@@ -168,3 +168,109 @@ def gaussian_sample(x, alpha_t, sigma_t, mean: float, std: float):
 def gaussian_map(x, alpha_t, sigma_t, mean: float, std: float):
     """Where the probability flow from x leads for Gaussian data: standardised, x stays what it is."""
     return mean + std * (x - alpha_t * mean) / (alpha_t**2 * std**2 + sigma_t**2) ** 0.5
+
+
+def by_hand(head, features, c):
+    """The logits [b, places] of a head of a discriminator."""
+    if features.dim() == 2:
+        x = features[:, :, None, None]
+    elif features.dim() == 3:
+        side = round(features.shape[1] ** 0.5)
+        rows, columns = (side, side) if side**2 == features.shape[1] else (1, features.shape[1])
+        x = features.permute(0, 2, 1).reshape(len(features), -1, rows, columns)
+    else:
+        x = features
+
+    def normed(h, norm):
+        grouped = h.reshape(len(h), norm.num_groups, -1)
+        mean, variance = grouped.mean(-1, keepdim=True), grouped.var(-1, keepdim=True, correction=0)
+        grouped = ((grouped - mean) / (variance + 1e-5).sqrt()).reshape(h.shape)
+        h = grouped * norm.weight[:, None, None] + norm.bias[:, None, None]
+        return torch.maximum(h, 0.2 * h)
+
+    def convolved(h, conv):  # with a frame of zeros
+        n, (_, _, rows, columns) = conv.weight.shape[-1], h.shape
+        framed = h.new_zeros(*h.shape[:2], rows + n - 1, columns + n - 1)
+        framed[:, :, n // 2 : n // 2 + rows, n // 2 : n // 2 + columns] = h
+        total = conv.bias[None, :, None, None].expand(len(h), -1, rows, columns)
+        for i in range(n):
+            for j in range(n):
+                part = framed[:, :, i : i + rows, j : j + columns]
+                total = total + torch.einsum("oc,bchw->bohw", conv.weight[:, :, i, j], part)
+        return total
+
+    h = normed(convolved(x, head.first), head.first_norm)
+    h = (h + normed(convolved(h, head.second), head.second_norm)) / 2**0.5
+    logits = (h * head.score.weight[0]).sum(1) + head.score.bias
+    if c is not None:
+        projected = c @ head.project.weight.T + head.project.bias
+        logits = logits + (h * projected[:, :, None, None]).sum(1) / h.shape[1] ** 0.5
+    return logits.flatten(1)
+
+
+def discriminator_by_hand(made, features, t, conditioning, real: int = 0):
+    """(logits of each head, the sum over heads of mean ‖∇ Σ logits‖² at the first ``real`` samples)."""
+    c = 0.0
+    if made.label is not None:
+        c = c + made.label.weight[conditioning["label"]]
+    for name in made.given:
+        value = conditioning[name]
+        value = value if value.dim() == 2 else value.mean(1)
+        c = c + value @ made.projections[name].weight.T + made.projections[name].bias
+    if made.time is not None:
+        angles = 1000 * t[:, None] * 10_000.0 ** (-torch.arange(32, dtype=t.dtype) / 32)
+        first, _, last = made.time
+        h = torch.cat([angles.cos(), angles.sin()], 1) @ first.weight.T + first.bias
+        c = c + (h * torch.sigmoid(h)) @ last.weight.T + last.bias
+    c = c if isinstance(c, torch.Tensor) else None
+    logits, penalty = [], 0.0
+    for head, f in zip(made.heads, features, strict=True):
+        f = f if f.requires_grad else f.detach().clone().requires_grad_()
+        logits.append(by_hand(head, f, c))
+        for i in range(real):
+            (gradient,) = torch.autograd.grad(logits[-1][i].sum(), f, create_graph=True)
+            penalty = penalty + gradient[i].square().sum() / real
+    return logits, penalty
+
+
+class Shifted(nn.Module):
+    """From pure noise one number more than it: x0 = eps + shift, as a flow; [b, 4] or any shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, x, t):
+        return -self.shift.expand_as(x) * torch.ones_like(t)[:, None]
+
+
+class Exact(nn.Module):
+    """The flow of data N(mean(), 1) of [b, 4]; with features for a discriminator that it does not use itself."""
+
+    def __init__(self, mean):
+        super().__init__()
+        self.mean = mean
+        self.hidden = nn.ModuleList([nn.Linear(5, 16), nn.Linear(16, 16)])
+
+    def forward(self, x, t):
+        self.hidden[1](torch.tanh(self.hidden[0](torch.cat([x, t[:, None]], 1))))
+        a, s = 1 - t[:, None], t[:, None]
+        x0 = gaussian_sample(x, a, s, self.mean(), 1.0)
+        return (x - a * x0) / s - x0
+
+
+def played(recipe, networks_, told, *, steps: int = 90, rates: tuple[float, float] = (0.06, 0.02)):
+    """(the student's shift, ``told()``) after each step of a training on data N(2, 1) of [64, 4]."""
+    optimizers = {
+        name: torch.optim.Adam(getattr(network, "model", network).parameters(), rate, betas=(0.5, 0.9))
+        for (name, network), rate in zip(list(vars(networks_).items())[:2], rates, strict=True)
+    }
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(1000 + step)
+        for name, loss in recipe.losses(networks_, Batch(2 + torch.randn(64, 4, generator=generator), step=step)):
+            for optimizer in optimizers.values():
+                optimizer.zero_grad()
+            if loss.requires_grad:
+                loss.backward()
+                optimizers[name].step()
+        yield float(networks_.student.model.shift.detach()), told()

@@ -5,22 +5,24 @@ from torch import nn
 from pyaccel import Denoiser, schedules
 from pyaccel.distill import DMD2
 from pyaccel.distill.critics import Critic
-from pyaccel.distill.dmd2 import discriminator_loss, distribution_matching_loss, generator_loss, simulate
+from pyaccel.distill.dmd2 import discriminator_loss, generator_loss, simulate
 from pyaccel.training.batch import Batch
 
 from .. import mixture
 from .references import (
     KINDS,
+    Exact,
+    Shifted,
     Small,
     all_losses,
     alpha,
     assert_agree,
     data,
     denoiser,
-    gaussian_sample,
     gradients,
     in_parts,
     networks,
+    played,
     sample_and_noise,
     sigma,
     twice,
@@ -127,33 +129,6 @@ def test_every_parameter_of_the_critic_has_a_gradient():
         assert all(g is not None for g in found)
 
 
-def test_distribution_matching():
-    x, real, fake = torch.randn(3, 4, 3, 2, dtype=torch.float64)
-    x.requires_grad_()
-    loss = distribution_matching_loss(x, real, fake)
-    (gradient,) = torch.autograd.grad(loss, x)
-    for i in range(4):
-        scale = float((x[i] - real[i]).detach().abs().mean())
-        torch.testing.assert_close(gradient[i] * x.numel(), (fake[i] - real[i]) / scale)
-    # Where x is what the teacher makes of it, the scale is 0 and nothing becomes infinite.
-    same = x.detach().clone().requires_grad_()
-    assert torch.isfinite(torch.autograd.grad(distribution_matching_loss(same, x.detach(), fake), same)[0]).all()
-
-
-def test_a_step_moves_samples_from_fake_to_real():
-    """Gaussians: the student's samples have mean 1, the data −1; exact denoisers of both; samples go down."""
-    schedule = schedules.vp_linear()
-    sample = (1 + 0.5 * torch.randn(256, 1, dtype=torch.float64)).requires_grad_()
-    t = 0.1 + 0.8 * torch.rand(256, 1, dtype=torch.float64)
-    a, s = schedule.alpha(t), schedule.sigma(t)
-    noisy = (a * sample + s * torch.randn_like(sample)).detach()
-    real, fake = (gaussian_sample(noisy, a, s, mean, 0.5) for mean in (-1.0, 1.0))
-    (gradient,) = torch.autograd.grad(distribution_matching_loss(sample, real, fake), sample)
-    assert torch.all(gradient > 0)  # a step against it lowers each
-    (none,) = torch.autograd.grad(distribution_matching_loss(sample, real, real), sample)
-    assert not none.any()
-
-
 def test_losses_of_the_discriminator():
     fake, real = 3 * torch.randn(2, 50, dtype=torch.float64)
     torch.testing.assert_close(generator_loss(fake), -torch.log(torch.sigmoid(fake)).mean())
@@ -184,32 +159,6 @@ def test_parts():
     in_parts(DMD2(calls=2, gan=0.5, gan_critic=0.5), made)
 
 
-class Shifted(nn.Module):
-    """One number more than the noise, whatever the time: x0 = eps + shift as a flow."""
-
-    def __init__(self):
-        super().__init__()
-        self.shift = nn.Parameter(torch.tensor(0.0))
-
-    def forward(self, x, t):
-        return -self.shift.expand_as(x) * torch.ones_like(t)[:, None]
-
-
-class Exact(nn.Module):
-    """The flow of data N(mean(), 1) of [b, 4]; with features for a discriminator that it does not use itself."""
-
-    def __init__(self, mean):
-        super().__init__()
-        self.mean = mean
-        self.hidden = nn.ModuleList([nn.Linear(5, 16), nn.Linear(16, 16)])
-
-    def forward(self, x, t):
-        self.hidden[1](torch.tanh(self.hidden[0](torch.cat([x, t[:, None]], 1))))
-        a, s = 1 - t[:, None], t[:, None]
-        x0 = gaussian_sample(x, a, s, self.mean(), 1.0)
-        return (x - a * x0) / s - x0
-
-
 def trained(what):
     """(the student's shift, what the critic's head makes of data minus of samples) while it is trained on N(2, 1)."""
     student = Denoiser(Shifted(), schedules.flow(), "flow")
@@ -222,20 +171,13 @@ def trained(what):
     critic, gan = Critic(Exact(own)), 0.0 if what == "score" else 1.0
     recipe = DMD2(ratio=1, gan=gan, gan_critic=gan, most=0.6)
     made = networks(student=student, critic=critic, teacher=teacher)
-    rates = {
-        "student": torch.optim.Adam(student.model.parameters(), 0.06, betas=(0.5, 0.9)),
-        "critic": torch.optim.Adam(critic.parameters(), 0.02, betas=(0.5, 0.9)),
-    }
-    for step in range(90):
-        for name, loss in recipe.losses(made, Batch(2 + torch.randn(64, 4), step=step)):
-            for optimizer in rates.values():
-                optimizer.zero_grad()
-            if loss.requires_grad:
-                loss.backward()
-                rates[name].step()
+
+    def apart():
         t = torch.full((64,), 0.1)
         real, fake = (critic(0.9 * (m + torch.randn(64, 4)), t)[1].detach().mean() for m in (2.0, 0.0))
-        yield float(own()), float(real - fake)
+        return float(real - fake)
+
+    return played(recipe, made, apart)
 
 
 def test_the_student_follows_the_teachers_score():

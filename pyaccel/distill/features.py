@@ -1,0 +1,106 @@
+"""Features of a network: which blocks it has, what they give in a call, and how wide that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+_LISTS = ("blocks", "transformer_blocks", "single_transformer_blocks", "layers", "hidden")
+_MIDDLES = ("middle", "mid_block")
+_UNETS = (("down", "down_blocks"), _MIDDLES, ("up", "up_blocks"))
+
+
+def output_of(output) -> Tensor:
+    """What a block gives: of several, the last tensor (a transformer of text and image gives the image's last)."""
+    return output if isinstance(output, Tensor) else [o for o in output if isinstance(o, Tensor)][-1]
+
+
+def middle_block(network: nn.Module) -> str:
+    """The name of the block in the middle of a network, also of one inside of an adapter."""
+    for name in _MIDDLES:
+        if isinstance(getattr(network, name, None), nn.Module):
+            return name
+    for name in _LISTS:
+        blocks = getattr(network, name, None)
+        if isinstance(blocks, nn.ModuleList) and len(blocks):
+            return f"{name}.{len(blocks) // 2}"
+    inner = list(network.named_children())
+    if len(inner) == 1:
+        return f"{inner[0][0]}.{middle_block(inner[0][1])}"
+    raise ValueError(
+        f"{type(network).__name__} has none of {', '.join((*_MIDDLES, *_LISTS))}; name the block whose features the "
+        "discriminator sees: bottleneck='...'"
+    )
+
+
+def all_blocks(network: nn.Module) -> tuple[str, ...]:
+    """The names of all blocks of a transformer or a U-Net in the order of their calls, also inside of an adapter."""
+    unet = [next((n for n in names if isinstance(getattr(network, n, None), nn.Module)), None) for names in _UNETS]
+    lists = unet if all(unet) else [n for n in _LISTS if isinstance(getattr(network, n, None), nn.ModuleList)]
+    found = []
+    for name in lists:
+        blocks = getattr(network, name)
+        found += [f"{name}.{i}" for i in range(len(blocks))] if isinstance(blocks, nn.ModuleList) else [name]
+    inner = list(network.named_children())
+    if not found and len(inner) == 1:
+        found = [f"{inner[0][0]}.{name}" for name in all_blocks(inner[0][1])]
+    if not found:
+        raise ValueError(
+            f"{type(network).__name__} has none of {', '.join(_LISTS)}, and is no U-Net of down, middle and up; name "
+            "the blocks whose features the discriminator sees: blocks=('...', ...)"
+        )
+    return tuple(found)
+
+
+@contextmanager
+def watched(network: nn.Module, blocks: Sequence[str]) -> Iterator[list[Tensor]]:
+    """``with watched(network, names) as features``: after a call within it, what each block gave, in this order."""
+    features: list[Tensor] = [torch.empty(0)] * len(blocks)
+
+    def keep(place):
+        def hook(_module, _inputs, output) -> None:
+            features[place] = output_of(output)
+
+        return hook
+
+    hooks = [network.get_submodule(name).register_forward_hook(keep(i)) for i, name in enumerate(blocks)]
+    try:
+        yield features
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def block_features(network: nn.Module, blocks: Sequence[str], *arguments, **conditioning) -> list[Tensor]:
+    """What the blocks of these names give in a call of the network: tokens [b, n, c], maps [b, c, h, w] or [b, c]."""
+    with watched(network, blocks) as features:
+        network(*arguments, **conditioning)
+    return features
+
+
+@torch.no_grad()
+def block_widths(network: nn.Module, blocks: Sequence[str], *example) -> list[int]:
+    """How many channels the blocks' features have: linear layers say it, others are found out by a call on ``example``.
+
+    ValueError where there is no example.
+    """
+    modules = [network.get_submodule(name) for name in blocks]
+    if all(isinstance(m, nn.Linear) for m in modules):
+        return [m.out_features for m in modules]
+    if not example:
+        raise ValueError(
+            f"how wide the features of {type(network).__name__} are cannot be found out by a call; say it: width=... "
+            "(widths=(...) where there are several blocks)"
+        )
+    return [f.shape[1 if f.dim() == 4 else -1] for f in block_features(network, blocks, *example)]
+
+
+def example_of(network: nn.Module) -> tuple[Tensor, ...]:
+    """(x, t) for a call of a network that has ``channels`` and ``size``, as pyaccel's own have; otherwise nothing."""
+    if not hasattr(network, "channels") or not hasattr(network, "size"):
+        return ()
+    like = next(network.parameters())
+    return like.new_zeros(1, network.channels, network.size, network.size), like.new_ones(1)
