@@ -10,6 +10,7 @@ from .knowledge import KnowledgeDistillation
 from .meanflow import MeanFlow
 from .progressive import ProgressiveDistillation
 from .scm import ContinuousConsistency
+from .shortcut import Shortcut
 
 RECIPES = {
     "consistency": Consistency,
@@ -18,9 +19,10 @@ RECIPES = {
     "meanflow": MeanFlow,
     "progressive": ProgressiveDistillation,
     "scm": ContinuousConsistency,
+    "shortcut": Shortcut,
 }
 
 __all__ = [
     "DMD2", "RECIPES", "Consistency", "ContinuousConsistency", "KnowledgeDistillation", "MeanFlow",
-    "ProgressiveDistillation",
+    "ProgressiveDistillation", "Shortcut",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from .knowledge import KnowledgeDistillation
 from .meanflow import MeanFlow
 from .progressive import ProgressiveDistillation
 from .scm import ContinuousConsistency
+from .shortcut import Shortcut
 
 _RATE = Optimizer(3e-4, "adam", warmup=100, decay="cosine")
 
@@ -45,5 +46,9 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
     "scm": (
         ContinuousConsistency(_RATE, Optimizer(1e-3, "adam", clip=0.0), warmup=1000, tangent="finite", h=0.02),
         TrainerConfig(steps=4000),
+    ),
+    "shortcut": (
+        Shortcut(_RATE, most_steps=32, bootstrap_every=2, label_dropout=0.0, initial="teacher", velocity="teacher"),
+        TrainerConfig(steps=4000, ema=(0.99,)),
     ),
 }  # fmt: skip
