@@ -125,6 +125,9 @@ RECIPES = {
         distill.Consistency(RATE, "data", "grid", levels=10, most_levels=160), False, ""),
     "consistency (ECT)": (
         distill.Consistency(RATE, "data", "ect", mean=0.0, std=1.5), False, "0.040-0.057"),
+    "consistency-fm (data)": (distill.ConsistencyFM(RATE), False, "0.007-0.029"),
+    "consistency-fm (teacher)": (
+        distill.ConsistencyFM(RATE, delta=0.01, boundary=0.0, source="teacher"), True, ""),
     "scm (distilled)": (distill.ContinuousConsistency(RATE, source="teacher", sigma_data=1.0, warmup=200), True, ""),
     "scm (data)": (
         distill.ContinuousConsistency(RATE, source="data", sigma_data=1.0, warmup=200), False, "0.012-0.023"),

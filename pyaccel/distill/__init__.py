@@ -5,6 +5,7 @@ say. ``RECIPES`` are those of the command ``pyaccel distill``.
 """
 
 from .consistency import Consistency
+from .consistency_fm import ConsistencyFM
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
 from .meanflow import MeanFlow
@@ -14,6 +15,7 @@ from .shortcut import Shortcut
 
 RECIPES = {
     "consistency": Consistency,
+    "consistency-fm": ConsistencyFM,
     "dmd2": DMD2,
     "kd": KnowledgeDistillation,
     "meanflow": MeanFlow,
@@ -23,6 +25,6 @@ RECIPES = {
 }
 
 __all__ = [
-    "DMD2", "RECIPES", "Consistency", "ContinuousConsistency", "KnowledgeDistillation", "MeanFlow",
+    "DMD2", "RECIPES", "Consistency", "ConsistencyFM", "ContinuousConsistency", "KnowledgeDistillation", "MeanFlow",
     "ProgressiveDistillation", "Shortcut",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from ..training.optimizers import Optimizer
 from ..training.recipe import Recipe
 from ..training.trainer_config import TrainerConfig
 from .consistency import Consistency
+from .consistency_fm import ConsistencyFM
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
 from .meanflow import MeanFlow
@@ -23,6 +24,7 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
         Consistency(_RATE, levels=10, most_levels=80, mean=-0.5, std=1.6),
         TrainerConfig(steps=4000),
     ),
+    "consistency-fm": (ConsistencyFM(_RATE, delta=0.01, boundary=0.0, source="teacher"), TrainerConfig(steps=4000)),
     "dmd2": (
         DMD2(
             student=Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0),
