@@ -128,6 +128,8 @@ RECIPES = {
     "consistency-fm (data)": (distill.ConsistencyFM(RATE), False, "0.007-0.029"),
     "consistency-fm (teacher)": (
         distill.ConsistencyFM(RATE, delta=0.01, boundary=0.0, source="teacher"), True, ""),
+    "ayf": (distill.AlignYourFlow(RATE, warmup=200), True, "0.006-0.011"),
+    "ayf (lmd)": (distill.AlignYourFlow(RATE, objective="lmd", warmup=200), True, ""),
     "scm (distilled)": (distill.ContinuousConsistency(RATE, source="teacher", sigma_data=1.0, warmup=200), True, ""),
     "scm (data)": (
         distill.ContinuousConsistency(RATE, source="data", sigma_data=1.0, warmup=200), False, "0.012-0.023"),

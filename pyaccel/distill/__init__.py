@@ -4,6 +4,7 @@ A recipe is a frozen dataclass of its paper's hyper-parameters; see :mod:`pyacce
 say. ``RECIPES`` are those of the command ``pyaccel distill``.
 """
 
+from .ayf import AlignYourFlow
 from .consistency import Consistency
 from .consistency_fm import ConsistencyFM
 from .dmd2 import DMD2
@@ -14,6 +15,7 @@ from .scm import ContinuousConsistency
 from .shortcut import Shortcut
 
 RECIPES = {
+    "ayf": AlignYourFlow,
     "consistency": Consistency,
     "consistency-fm": ConsistencyFM,
     "dmd2": DMD2,
@@ -25,6 +27,6 @@ RECIPES = {
 }
 
 __all__ = [
-    "DMD2", "RECIPES", "Consistency", "ConsistencyFM", "ContinuousConsistency", "KnowledgeDistillation", "MeanFlow",
-    "ProgressiveDistillation", "Shortcut",
+    "DMD2", "RECIPES", "AlignYourFlow", "Consistency", "ConsistencyFM", "ContinuousConsistency",
+    "KnowledgeDistillation", "MeanFlow", "ProgressiveDistillation", "Shortcut",
 ]  # fmt: skip

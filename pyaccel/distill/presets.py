@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..training.optimizers import Optimizer
 from ..training.recipe import Recipe
 from ..training.trainer_config import TrainerConfig
+from .ayf import AlignYourFlow
 from .consistency import Consistency
 from .consistency_fm import ConsistencyFM
 from .dmd2 import DMD2
@@ -20,6 +21,7 @@ from .shortcut import Shortcut
 _RATE = Optimizer(3e-4, "adam", warmup=100, decay="cosine")
 
 PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
+    "ayf": (AlignYourFlow(_RATE, warmup=1000, tangent="finite", h=0.02), TrainerConfig(steps=4000)),
     "consistency": (
         Consistency(_RATE, levels=10, most_levels=80, mean=-0.5, std=1.6),
         TrainerConfig(steps=4000),
