@@ -125,12 +125,20 @@ RECIPES = {
         distill.Consistency(RATE, "data", "grid", levels=10, most_levels=160), False, ""),
     "consistency (ECT)": (
         distill.Consistency(RATE, "data", "ect", mean=0.0, std=1.5), False, "0.040-0.057"),
+    "consistency-fm (data)": (distill.ConsistencyFM(RATE), False, "0.007-0.029"),
+    "consistency-fm (teacher)": (
+        distill.ConsistencyFM(RATE, delta=0.01, boundary=0.0, source="teacher"), True, ""),
+    "ayf": (distill.AlignYourFlow(RATE, warmup=200), True, "0.006-0.011"),
+    "ayf (lmd)": (distill.AlignYourFlow(RATE, objective="lmd", warmup=200), True, ""),
     "scm (distilled)": (distill.ContinuousConsistency(RATE, source="teacher", sigma_data=1.0, warmup=200), True, ""),
     "scm (data)": (
         distill.ContinuousConsistency(RATE, source="data", sigma_data=1.0, warmup=200), False, "0.012-0.023"),
     "meanflow (data)": (distill.MeanFlow(RATE), False, "0.056-0.091"),
     "meanflow (teacher)": (distill.MeanFlow(RATE, equal=0.25, velocity="teacher"), True, ""),
     "dmd": (distill.DMD(Optimizer(1e-3, "adam"), Optimizer(1e-3, "adam"), sigma_data=0.7), True, ""),
+    "shortcut (data)": (distill.Shortcut(RATE), False, "0.0065-0.024"),
+    "shortcut (teacher)": (
+        distill.Shortcut(RATE, most_steps=32, bootstrap_every=2, initial="teacher", velocity="teacher"), True, ""),
     "dmd2": (
         distill.DMD2(Optimizer(1e-3, "adam"), Optimizer(1e-3, "adam"), ratio=2, gan=0.0, gan_critic=0.0), True, ""),
 }  # fmt: skip

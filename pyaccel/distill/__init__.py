@@ -5,7 +5,9 @@ say. ``RECIPES`` are those of the command ``pyaccel distill``.
 """
 
 from .add import ADD
+from .ayf import AlignYourFlow
 from .consistency import Consistency
+from .consistency_fm import ConsistencyFM
 from .dmd import DMD
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
@@ -13,10 +15,13 @@ from .ladd import LADD
 from .meanflow import MeanFlow
 from .progressive import ProgressiveDistillation
 from .scm import ContinuousConsistency
+from .shortcut import Shortcut
 
 RECIPES = {
     "add": ADD,
+    "ayf": AlignYourFlow,
     "consistency": Consistency,
+    "consistency-fm": ConsistencyFM,
     "dmd": DMD,
     "dmd2": DMD2,
     "kd": KnowledgeDistillation,
@@ -24,9 +29,10 @@ RECIPES = {
     "meanflow": MeanFlow,
     "progressive": ProgressiveDistillation,
     "scm": ContinuousConsistency,
+    "shortcut": Shortcut,
 }
 
 __all__ = [
-    "ADD", "DMD", "DMD2", "LADD", "RECIPES", "Consistency", "ContinuousConsistency", "KnowledgeDistillation",
-    "MeanFlow", "ProgressiveDistillation",
+    "ADD", "DMD", "DMD2", "LADD", "RECIPES", "AlignYourFlow", "Consistency", "ConsistencyFM", "ContinuousConsistency",
+    "KnowledgeDistillation", "MeanFlow", "ProgressiveDistillation", "Shortcut",
 ]  # fmt: skip

@@ -11,7 +11,9 @@ from ..training.optimizers import Optimizer
 from ..training.recipe import Recipe
 from ..training.trainer_config import TrainerConfig
 from .add import ADD
+from .ayf import AlignYourFlow
 from .consistency import Consistency
+from .consistency_fm import ConsistencyFM
 from .dmd import DMD
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
@@ -19,6 +21,7 @@ from .ladd import LADD
 from .meanflow import MeanFlow
 from .progressive import ProgressiveDistillation
 from .scm import ContinuousConsistency
+from .shortcut import Shortcut
 
 _RATE = Optimizer(3e-4, "adam", warmup=100, decay="cosine")
 _GAN_RATE = Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0)  # of networks that play against each other
@@ -28,6 +31,7 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
         ADD(_GAN_RATE, dataclasses.replace(_GAN_RATE, learning_rate=3e-4), features="fashion-classifier"),
         TrainerConfig(steps=4000, batch_size=64, ema=(0.995,)),
     ),
+    "ayf": (AlignYourFlow(_RATE, warmup=1000, tangent="finite", h=0.02), TrainerConfig(steps=4000)),
     "consistency": (
         Consistency(_RATE, levels=10, most_levels=80, mean=-0.5, std=1.6),
         TrainerConfig(steps=4000),
@@ -40,6 +44,7 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
         ),
         TrainerConfig(steps=4000, batch_size=64, ema=(0.995,), flip=False),
     ),
+    "consistency-fm": (ConsistencyFM(_RATE, delta=0.01, boundary=0.0, source="teacher"), TrainerConfig(steps=4000)),
     "dmd2": (
         DMD2(
             student=_GAN_RATE,
@@ -67,5 +72,9 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
     "scm": (
         ContinuousConsistency(_RATE, Optimizer(1e-3, "adam", clip=0.0), warmup=1000, tangent="finite", h=0.02),
         TrainerConfig(steps=4000),
+    ),
+    "shortcut": (
+        Shortcut(_RATE, most_steps=32, bootstrap_every=2, label_dropout=0.0, initial="teacher", velocity="teacher"),
+        TrainerConfig(steps=4000, ema=(0.99,)),
     ),
 }  # fmt: skip

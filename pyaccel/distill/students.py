@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,14 @@ from ..denoiser import Denoiser
 from ..solvers import Plan
 from ..solvers.students import lcm
 
+Initial = Literal["teacher", "random"]
 
-def student_of(teacher: Denoiser, second_time: bool = False) -> Denoiser:
+
+def student_of(teacher: Denoiser, second_time: bool = False, initial: Initial = "teacher") -> Denoiser:
     """A copy of the teacher without guidance, in float32; with ``second_time`` it takes the time ``to``, too.
 
-    ValueError where the network has no place for a second time.
+    It has the teacher's weights, or with ``initial`` "random" those of a network that was never trained. ValueError
+    where the network has no place for a second time.
     """
     if not isinstance(teacher.model, nn.Module):
         raise TypeError(
@@ -25,6 +29,8 @@ def student_of(teacher: Denoiser, second_time: bool = False) -> Denoiser:
             "function into the forward of a module"
         )
     model = copy.deepcopy(teacher.model).float()
+    if initial == "random":
+        _forget(model)
     if second_time:
         if not hasattr(model, "add_second_time"):
             raise ValueError(
@@ -33,6 +39,15 @@ def student_of(teacher: Denoiser, second_time: bool = False) -> Denoiser:
             )
         model.add_second_time()
     return dataclasses.replace(teacher, model=model, guidance=1.0, dtype=None)
+
+
+def _forget(model: nn.Module) -> None:
+    """New random weights: each part's ``reset_parameters()``, and what the model's ``initialise()`` makes different."""
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    if hasattr(model, "initialise"):
+        model.initialise()
 
 
 def teacher_of(teacher: Denoiser) -> Denoiser:

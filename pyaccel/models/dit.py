@@ -74,11 +74,12 @@ class DiT(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, channels * patch * patch)
-        self._initialise()
+        self.initialise()
         if second_time:  # after the rest, so that it begins as zero
             self.add_second_time()
 
-    def _initialise(self) -> None:
+    def initialise(self) -> None:
+        """Random weights, as before any training."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -21,7 +21,6 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv2d(cin, cout, 1) if cin != cout else nn.Identity()
         self.attention_norm = nn.GroupNorm(8, cout) if attention else None
         self.attention = Attention(cout, heads=4) if attention else None
-        nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -80,6 +79,13 @@ class UNet(nn.Module):
                 self.upsample.append(nn.Conv2d(c, c, 3, padding=1))
         self.levels, self.blocks = len(multipliers), blocks
         self.norm, self.last = nn.GroupNorm(8, c), nn.Conv2d(c, channels, 3, padding=1)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Zero where a network begins as zero; the rest is torch's own."""
+        for module in self.modules():
+            if isinstance(module, ResidualBlock):
+                nn.init.zeros_(module.conv2.weight)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 

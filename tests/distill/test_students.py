@@ -106,3 +106,20 @@ def test_consistency_plan_ends_in_data():
     plan = consistency_plan(student, 3)
     assert plan.calls == 3
     assert plan.times[-1] == 0
+
+
+@pytest.mark.parametrize("kind", ["dit", "unet"])
+def test_random_weights_are_those_of_a_new_network(kind):
+    """Zero where a new one is zero, of the same size elsewhere, and nothing is left of the teacher."""
+    teacher = tiny(kind)
+    student = student_of(Denoiser(teacher, schedules.flow(), "flow"), second_time=True, initial="random").model
+    new = type(teacher)(**{
+        "dit": {"size": 8, "patch": 4, "width": 16, "depth": 2, "heads": 2, "classes": 3},
+        "unet": {"size": 8, "width": 8, "multipliers": (1, 2), "blocks": 1, "classes": 3},
+    }[kind], second_time=True)  # fmt: skip
+    learned = dict(teacher.named_parameters())
+    for (name, mine), other in zip(student.named_parameters(), new.parameters(), strict=True):
+        assert mine.any() == other.any(), name
+        if mine.numel() > 200 and mine.any():
+            assert 0.7 < float((mine.std() / other.std()).detach()) < 1.4, name
+        assert name not in learned or not torch.isclose(mine, learned[name].float(), rtol=1e-6).all(), name
