@@ -130,6 +130,9 @@ RECIPES = {
         distill.ContinuousConsistency(RATE, source="data", sigma_data=1.0, warmup=200), False, "0.012-0.023"),
     "meanflow (data)": (distill.MeanFlow(RATE), False, "0.056-0.091"),
     "meanflow (teacher)": (distill.MeanFlow(RATE, equal=0.25, velocity="teacher"), True, ""),
+    "ctm": (distill.CTM(RATE, gan=0.0), True, ""),
+    "ctm (GAN)": (
+        distill.CTM(RATE, Optimizer(1e-3, "adam", betas=(0.0, 0.99)), gan_start=500), True, ""),
     "dmd2": (
         distill.DMD2(Optimizer(1e-3, "adam"), Optimizer(1e-3, "adam"), ratio=2, gan=0.0, gan_critic=0.0), True, ""),
 }  # fmt: skip

@@ -5,6 +5,7 @@ say. ``RECIPES`` are those of the command ``pyaccel distill``.
 """
 
 from .consistency import Consistency
+from .ctm import CTM
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
 from .meanflow import MeanFlow
@@ -13,6 +14,7 @@ from .scm import ContinuousConsistency
 
 RECIPES = {
     "consistency": Consistency,
+    "ctm": CTM,
     "dmd2": DMD2,
     "kd": KnowledgeDistillation,
     "meanflow": MeanFlow,
@@ -21,6 +23,6 @@ RECIPES = {
 }
 
 __all__ = [
-    "DMD2", "RECIPES", "Consistency", "ContinuousConsistency", "KnowledgeDistillation", "MeanFlow",
+    "CTM", "DMD2", "RECIPES", "Consistency", "ContinuousConsistency", "KnowledgeDistillation", "MeanFlow",
     "ProgressiveDistillation",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from ..training.optimizers import Optimizer
 from ..training.recipe import Recipe
 from ..training.trainer_config import TrainerConfig
 from .consistency import Consistency
+from .ctm import CTM
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
 from .meanflow import MeanFlow
@@ -20,6 +21,10 @@ _RATE = Optimizer(3e-4, "adam", warmup=100, decay="cosine")
 PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
     "consistency": (
         Consistency(_RATE, levels=10, most_levels=80, mean=-0.5, std=1.6),
+        TrainerConfig(steps=4000),
+    ),
+    "ctm": (
+        CTM(_RATE, Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0), solver_steps=6, gan_start=1500),
         TrainerConfig(steps=4000),
     ),
     "dmd2": (
