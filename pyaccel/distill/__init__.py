@@ -8,6 +8,7 @@ from .add import ADD
 from .ayf import AlignYourFlow
 from .consistency import Consistency
 from .consistency_fm import ConsistencyFM
+from .ctm import CTM
 from .dmd import DMD
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
@@ -23,6 +24,7 @@ RECIPES = {
     "consistency": Consistency,
     "consistency-fm": ConsistencyFM,
     "dmd": DMD,
+    "ctm": CTM,
     "dmd2": DMD2,
     "kd": KnowledgeDistillation,
     "ladd": LADD,
@@ -33,6 +35,6 @@ RECIPES = {
 }
 
 __all__ = [
-    "ADD", "DMD", "DMD2", "LADD", "RECIPES", "AlignYourFlow", "Consistency", "ConsistencyFM", "ContinuousConsistency",
-    "KnowledgeDistillation", "MeanFlow", "ProgressiveDistillation", "Shortcut",
+    "ADD", "CTM", "DMD", "DMD2", "LADD", "RECIPES", "AlignYourFlow", "Consistency", "ConsistencyFM",
+    "ContinuousConsistency", "KnowledgeDistillation", "MeanFlow", "ProgressiveDistillation", "Shortcut",
 ]  # fmt: skip

@@ -39,3 +39,19 @@ class Critic(nn.Module):
         if features.dim() == 2:
             features = features[:, None]
         return output, self.head(features.to(self.head[1].weight.dtype)).mean((1, 2))
+
+
+class SampleCritic(nn.Module):
+    """A :class:`Critic` of samples without noise: ``forward(x, **conditioning)`` gives its logits [b].
+
+    ``told`` is the model time at which its network is asked, that of hardly any noise.
+    """
+
+    def __init__(self, critic: Critic, told: float):
+        super().__init__()
+        self.critic, self.told = critic, told
+
+    def forward(self, x: Tensor, **conditioning) -> Tensor:
+        output, logits = self.critic(x, x.new_full((len(x),), self.told), **conditioning)
+        # What comes behind the block is not needed; ranks that share gradients wait for one of each parameter.
+        return logits + 0.0 * output.flatten(1).sum(1)

@@ -15,6 +15,7 @@ from .ayf import AlignYourFlow
 from .consistency import Consistency
 from .consistency_fm import ConsistencyFM
 from .dmd import DMD
+from .ctm import CTM
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
 from .ladd import LADD
@@ -45,6 +46,9 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
         TrainerConfig(steps=4000, batch_size=64, ema=(0.995,), flip=False),
     ),
     "consistency-fm": (ConsistencyFM(_RATE, delta=0.01, boundary=0.0, source="teacher"), TrainerConfig(steps=4000)),
+    "ctm": (
+        CTM(_RATE, Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0), solver_steps=6, gan_start=1500),
+        TrainerConfig(steps=4000),
     "dmd2": (
         DMD2(
             student=_GAN_RATE,

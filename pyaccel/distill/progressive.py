@@ -15,15 +15,12 @@ from ..solvers.ddim import ddim
 from ..training.batch import Batch
 from ..training.optimizers import Optimizer
 from ..training.recipe import Losses, Networks, Recipe, module_of, unwrapped
-from .students import copy_weights, student_of
+from .students import copy_weights, ddim_transfer, student_of
 
 
 def ddim_step(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, conditioning: dict) -> Tensor:
-    """DDIM from the times t [b] down to s [b]: x_s = alpha_s·x0(x_t) + sigma_s·eps(x_t) (Song et al. 2021, eq. 12)."""
-    x0, schedule = denoiser.predict("sample", x, t, **conditioning), denoiser.schedule
-    ratio = schedule.sigma(s) / schedule.sigma(t)
-    coefficients = torch.stack([ratio, schedule.alpha(s) - ratio * schedule.alpha(t)], dim=-1)[:, None]
-    return ops.linear_combination([x, x0], coefficients)[0]
+    """DDIM from the times t [b] down to s [b], by one call."""
+    return ddim_transfer(denoiser.schedule, x, denoiser.predict("sample", x, t, **conditioning), t, s)
 
 
 @torch.no_grad()

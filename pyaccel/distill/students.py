@@ -10,7 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from ..denoiser import Denoiser
+from ..schedules import Schedule
 from ..solvers import Plan
 from ..solvers.students import lcm
 
@@ -73,6 +75,16 @@ def consistency_plan(denoiser: Denoiser, steps: int, most: float = math.inf) -> 
     schedule = denoiser.schedule
     start = schedule.time_of_ratio(most) if most < schedule.ratio(1.0) else None
     return lcm(schedule, steps, prediction=denoiser.prediction, **({"start": start} if start else {}))
+
+
+def ddim_transfer(schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """x_s = alpha_s·x0 + sigma_s·eps of x [b, ...] at the times t [b] and its x0 (Song et al. 2021, eq. 12).
+
+    With r = sigma/alpha it is x_s/alpha_s = (r_s/r_t)·x/alpha_t + (1 − r_s/r_t)·x0: eq. 9 of CTM, too.
+    """
+    ratio = schedule.sigma(s) / schedule.sigma(t)
+    coefficients = torch.stack([ratio, schedule.alpha(s) - ratio * schedule.alpha(t)], dim=-1)[:, None]
+    return ops.linear_combination([x, x0], coefficients)[0]
 
 
 def per_sample(numbers: Tensor, like: Tensor) -> Tensor:

@@ -167,9 +167,10 @@ def write_student(recipe: str, job: Distillation, trainer: Trainer, student: Den
 
 
 def _sampler_options(plan: Plan, schedule: Schedule) -> dict[str, Any]:
-    """Where sampling begins, for a student that has not seen all of the noise."""
-    usual = make_plan(plan.solver, schedule, 1, prediction=plan.prediction).times[0]
-    return {} if plan.times[0] == usual else {"start": plan.times[0]}
+    """What the student's solver is told, and where sampling begins for a student that has not seen all of the noise."""
+    usual = make_plan(plan.solver, schedule, 1, prediction=plan.prediction)
+    options = {name: value for name, value in plan.options.items() if value != usual.options.get(name)}
+    return options | ({} if plan.times[0] == usual.times[0] else {"start": plan.times[0]})
 
 
 def student_card(

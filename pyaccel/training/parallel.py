@@ -104,6 +104,15 @@ class Ranks:
         self.accelerator.end_training()
 
 
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The mean of a tensor over the ranks of this training; every rank must ask for it. Alone it is the tensor."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
 def _trackers() -> list[str]:
     from accelerate.utils import is_tensorboard_available
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from pyaccel import Denoiser, schedules
-from pyaccel.distill import DMD, DMD2, Consistency, ContinuousConsistency, MeanFlow, ProgressiveDistillation
+from pyaccel.distill import CTM, DMD, DMD2, Consistency, ContinuousConsistency, MeanFlow, ProgressiveDistillation
 from pyaccel.models import DiT
+from pyaccel.training.optimizers import Optimizer
 from pyaccel.training.parallel import Ranks
 from pyaccel.training.trainer import Trainer, TrainerConfig
 
@@ -22,6 +23,7 @@ RECIPES = {
     "a target that lags behind": Consistency(source="data", target_rate=0.9, levels=4, most_levels=4),
     "some pairs of equal times": MeanFlow(equal=0.6, label_dropout=0.3),
     "two networks of one loss": ContinuousConsistency(),
+    "weights by gradients": CTM(Optimizer(1e-4, "adam"), levels=6, gan_start=1),
     "a teacher that is replaced": ProgressiveDistillation(start_steps=4, phase=1),
 }
 
@@ -63,7 +65,8 @@ def main() -> None:
 def steps(sharding: str, folder: Path) -> None:
     ranks, found = Ranks(folder, sharding, "cpu"), {}
     for number, (name, recipe) in enumerate(RECIPES.items()):
-        config = TrainerConfig(steps=3, batch_size=8, accumulate=2, ema=(0.5,), bf16=False)
+        parts = 1 if isinstance(recipe, CTM) else 2  # there, each part has weights of its own
+        config = TrainerConfig(steps=3, batch_size=8, accumulate=parts, ema=(0.5,), bf16=False)
         trainer = Trainer(recipe, recipe.networks(teacher()), Images(), config, folder / str(number), ranks=ranks)
         trainer.fit(progress=False)
         found[name] = torch.cat([p.flatten() for p in trainer.average().parameters()])
