@@ -14,8 +14,8 @@ from .add import ADD
 from .ayf import AlignYourFlow
 from .consistency import Consistency
 from .consistency_fm import ConsistencyFM
-from .dmd import DMD
 from .ctm import CTM
+from .dmd import DMD
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
 from .ladd import LADD
@@ -37,27 +37,14 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
         Consistency(_RATE, levels=10, most_levels=80, mean=-0.5, std=1.6),
         TrainerConfig(steps=4000),
     ),
+    "consistency-fm": (ConsistencyFM(_RATE, delta=0.01, boundary=0.0, source="teacher"), TrainerConfig(steps=4000)),
+    "ctm": (CTM(_RATE, _GAN_RATE, solver_steps=6, gan_start=1500), TrainerConfig(steps=4000)),
     "dmd": (
-        DMD(
-            student=_GAN_RATE,
-            fake=_GAN_RATE,
-            distance="pseudo-huber",
-        ),
+        DMD(_GAN_RATE, _GAN_RATE, distance="pseudo-huber"),
         TrainerConfig(steps=4000, batch_size=64, ema=(0.995,), flip=False),
     ),
-    "consistency-fm": (ConsistencyFM(_RATE, delta=0.01, boundary=0.0, source="teacher"), TrainerConfig(steps=4000)),
-    "ctm": (
-        CTM(_RATE, Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0), solver_steps=6, gan_start=1500),
-        TrainerConfig(steps=4000),
     "dmd2": (
-        DMD2(
-            student=_GAN_RATE,
-            critic=_GAN_RATE,
-            ratio=2,
-            calls=2,
-            gan=0.03,
-            gan_critic=0.1,
-        ),
+        DMD2(_GAN_RATE, _GAN_RATE, ratio=2, calls=2, gan=0.03, gan_critic=0.1),
         TrainerConfig(steps=4000, batch_size=64, ema=(0.995,)),
     ),
     "kd": (KnowledgeDistillation(_RATE), TrainerConfig(steps=6000, flip=False)),

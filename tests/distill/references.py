@@ -59,7 +59,7 @@ def denoiser(kind: tuple[str, str], seed: int = 0, **options) -> Denoiser:
 
 def networks(**named) -> Networks:
     """As a recipe is given them, by default without averages."""
-    return Networks(**{**named, "ema": {}})
+    return Networks(**{"ema": {}, **named})
 
 
 def twice(**settings) -> tuple[Batch, Batch]:
@@ -261,9 +261,10 @@ class Exact(nn.Module):
 
 def played(recipe, networks_, told, *, steps: int = 90, rates: tuple[float, float] = (0.06, 0.02)):
     """(the student's shift, ``told()``) after each step of a training on data N(2, 1) of [64, 4]."""
+    first_two = [(name, network) for name, network in vars(networks_).items() if name != "ema"][:2]
     optimizers = {
         name: torch.optim.Adam(getattr(network, "model", network).parameters(), rate, betas=(0.5, 0.9))
-        for (name, network), rate in zip(list(vars(networks_).items())[:2], rates, strict=True)
+        for (name, network), rate in zip(first_two, rates, strict=True)
     }
     for step in range(steps):
         generator = torch.Generator().manual_seed(1000 + step)
