@@ -135,16 +135,13 @@ RECIPES = {
         distill.ContinuousConsistency(RATE, source="data", sigma_data=1.0, warmup=200), False, "0.012-0.023"),
     "meanflow (data)": (distill.MeanFlow(RATE), False, "0.056-0.091"),
     "meanflow (teacher)": (distill.MeanFlow(RATE, equal=0.25, velocity="teacher"), True, ""),
-<<<<<<< HEAD
     "dmd": (distill.DMD(Optimizer(1e-3, "adam"), Optimizer(1e-3, "adam"), sigma_data=0.7), True, ""),
     "shortcut (data)": (distill.Shortcut(RATE), False, "0.0065-0.024"),
     "shortcut (teacher)": (
         distill.Shortcut(RATE, most_steps=32, bootstrap_every=2, initial="teacher", velocity="teacher"), True, ""),
-=======
     "ctm": (distill.CTM(RATE, gan=0.0), True, ""),
     "ctm (GAN)": (
         distill.CTM(RATE, Optimizer(1e-3, "adam", betas=(0.0, 0.99)), gan_start=500), True, ""),
->>>>>>> cf8d4f90992a2d6d213190d352e51814f95e1863
     "dmd2": (
         distill.DMD2(Optimizer(1e-3, "adam"), Optimizer(1e-3, "adam"), ratio=2, gan=0.0, gan_critic=0.0), True, ""),
 }  # fmt: skip
