@@ -116,6 +116,11 @@ def test_differences_are_near_the_exact_tangent_also_at_the_ends():
         assert times.max() <= 1
         torch.testing.assert_close(near, exact, rtol=0.02, atol=0.02)
         torch.testing.assert_close(near[2:3], exact[2:3], rtol=1e-4, atol=1e-4)  # in the middle: h²
+    # At the ends too it is the slope along the trajectory, at the nearest point that differences reach from.
+    v, t_in = velocity(x, t), t.clamp(1e-3, 1 - 1e-3)
+    along = slope(lambda x, t: network(x, t, s), x + wide(t_in - t) * v, t_in, v)
+    near = eulerian_tangent(f, network, velocity, x, t, s, 1.0, "finite", 1e-3)
+    torch.testing.assert_close(near, v - f + wide(s - t) * along, rtol=1e-4, atol=1e-4)
 
 
 class Map(nn.Module):
