@@ -25,6 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from pyaccel import Denoiser, distill, schedules, solvers
+from pyaccel.distill.feature_networks import FeatureNetwork
 from pyaccel.progress import progress_bar
 from pyaccel.seeding import sample_noise, step_generator
 from pyaccel.training.losses import Denoising
@@ -60,6 +61,21 @@ class MLP(nn.Module):
         for layer in self.hidden[1:]:
             h = nn.functional.silu(layer(h))
         return self.last(h)
+
+
+class Waves(nn.Module):
+    """Frozen random features of numbers: what ADD's discriminator sees them by, as there is no network of the world."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        generator = torch.Generator().manual_seed(7)
+        self.first, self.second = nn.Linear(1, width), nn.Linear(width, width)
+        for layer, size in ((self.first, 6.0), (self.second, 1.5 / width**0.5)):
+            nn.init.normal_(layer.weight, std=size, generator=generator)
+            nn.init.uniform_(layer.bias, -3.2, 3.2, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.sin(self.first(x)))
 
 
 class Mixture:
@@ -113,6 +129,7 @@ def new_denoiser(seed: int) -> Denoiser:
 
 
 RATE = Optimizer(2e-3, "adam", decay="cosine", warmup=20)
+GAN_RATE = Optimizer(1e-3, "adam", betas=(0.0, 0.99))  # of networks that play against each other
 TEACHER = Denoising(RATE, "uniform", label_dropout=0.0)
 # name: (recipe, whether it starts from a trained teacher, figures of other code: one-step JS)
 RECIPES = {
@@ -135,6 +152,8 @@ RECIPES = {
         distill.ContinuousConsistency(RATE, source="data", sigma_data=1.0, warmup=200), False, "0.012-0.023"),
     "meanflow (data)": (distill.MeanFlow(RATE), False, "0.056-0.091"),
     "meanflow (teacher)": (distill.MeanFlow(RATE, equal=0.25, velocity="teacher"), True, ""),
+    "add": (distill.ADD(GAN_RATE, GAN_RATE), True, ""),
+    "ladd": (distill.LADD(GAN_RATE, GAN_RATE), True, ""),
     "dmd": (distill.DMD(Optimizer(1e-3, "adam"), Optimizer(1e-3, "adam"), sigma_data=0.7), True, ""),
     "shortcut (data)": (distill.Shortcut(RATE), False, "0.0065-0.024"),
     "shortcut (teacher)": (
@@ -149,7 +168,8 @@ RECIPES = {
 
 def train(recipe, teacher: Denoiser, data, seed: int) -> Denoiser:
     """The student."""
-    networks = recipe.networks(copy.deepcopy(teacher))
+    own = [FeatureNetwork(Waves(), ("first", "second"))] if isinstance(recipe, distill.ADD) else []
+    networks = recipe.networks(copy.deepcopy(teacher), *own)
     config = TrainerConfig(steps=STEPS, batch_size=BATCH, ema=(0.99,), bf16=False, seed=seed)
     with TemporaryDirectory() as folder:
         trainer = Trainer(recipe, networks, data, config, Path(folder), checkpoint_seconds=1e9)

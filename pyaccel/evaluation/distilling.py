@@ -39,7 +39,7 @@ class Distillation:
         teacher: A model of the zoo, also the student's beginning.
         start: Another beginning of the student: one of the zoo's students or a run's NAME.safetensors.
         guidance: The teacher's classifier-free guidance; 1 is none.
-        data: fashion-mnist, a folder of images, or shards; for kd a folder that pyaccel teacher made.
+        data: fashion-mnist, a folder of images, or shards; or a folder that pyaccel teacher made, as dmd and kd need.
         recipe: The recipe's hyper-parameters.
         run: Steps, batches, averages.
         minutes: End after so many, and write the student that there is then.
@@ -131,7 +131,8 @@ def _start(student: Denoiser, start: str) -> None:
 
 
 def _data(job: Distillation, teacher: Denoiser):
-    if not job.recipe.pairs:
+    made_by_teacher = (Path(job.data) / "teacher.json").exists()
+    if not job.recipe.pairs and not made_by_teacher:
         return open_dataset(job.data, size=teacher.model.size, channels=teacher.model.channels)
     if not Path(job.data).is_dir():
         raise ValueError(

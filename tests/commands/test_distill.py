@@ -28,8 +28,9 @@ def run(pyaccel):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_ends_in_a_student_that_samples(recipe, tmp_path, run):
-    more = {"kd": ("--data", "pairs"), "progressive": ("--phase", "1", "--start-steps", "2")}
-    if recipe == "kd":
+    pairs = ("--data", "pairs")  # ladd takes images, too
+    more = {"dmd": pairs, "kd": pairs, "ladd": pairs, "progressive": ("--phase", "1", "--start-steps", "2")}
+    if pairs == more.get(recipe):
         run("teacher", "--model", "fashion-dit", "--steps", "2", "--count", "8", "--out", "pairs")
     code, out, err = run("distill", recipe, *SMALL, *more.get(recipe, ()), "--out", tmp_path)
     assert code == 0, err
@@ -104,7 +105,10 @@ def test_help_lists_every_recipe(run):
         (("--teacher", "fashion-dit"), "the recipe comes first"),
         (("meanflow", "--teacher", "fashion-unet"), "needs a teacher that predicts a flow"),
         (("meanflow", "--teacher", "fashion-dt"), "did you mean 'fashion-dit'"),
+        (("dmd",), "pyaccel teacher --model fashion-dit --out"),
         (("kd",), "pyaccel teacher --model fashion-dit --out"),
+        (("add", "--features", "dinov3"), "did you mean 'dinov2'"),
+        (("ladd", "--shares", "0.5", "0.5"), "a share for each of 4 times"),
         (("scm", "--start", "fashion-unet"), "the student cannot begin with fashion-unet"),
         (("scm", "--data", "/nowhere"), "/nowhere"),
         (("scm", "--config"), "--config needs a file"),

@@ -10,7 +10,17 @@ from pathlib import Path
 import torch
 
 from pyaccel import Denoiser, schedules
-from pyaccel.distill import CTM, DMD, DMD2, Consistency, ContinuousConsistency, MeanFlow, ProgressiveDistillation
+from pyaccel.distill import (
+    ADD,
+    CTM,
+    DMD,
+    DMD2,
+    LADD,
+    Consistency,
+    ContinuousConsistency,
+    MeanFlow,
+    ProgressiveDistillation,
+)  # fmt: skip
 from pyaccel.models import DiT
 from pyaccel.training.optimizers import Optimizer
 from pyaccel.training.parallel import Ranks
@@ -19,6 +29,8 @@ from pyaccel.training.trainer import Trainer, TrainerConfig
 RECIPES = {
     "a critic without a head's loss, and calls without a backward pass": DMD2(gan=0.0, gan_critic=0.0, calls=2),
     "a critic": DMD2(ratio=1),
+    "a discriminator's penalty, of a second order": LADD(warmup=2, distillation=1.0),
+    "a frozen network between": ADD(features="fashion-classifier", r1=1e-3),
     "a score that is asked without gradients before it is trained": DMD(),
     "a target that lags behind": Consistency(source="data", target_rate=0.9, levels=4, most_levels=4),
     "some pairs of equal times": MeanFlow(equal=0.6, label_dropout=0.3),
