@@ -8,6 +8,7 @@ from .consistency import Consistency
 from .ctm import CTM
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
+from .lcm import LCM
 from .meanflow import MeanFlow
 from .progressive import ProgressiveDistillation
 from .scm import ContinuousConsistency
@@ -17,12 +18,13 @@ RECIPES = {
     "ctm": CTM,
     "dmd2": DMD2,
     "kd": KnowledgeDistillation,
+    "lcm": LCM,
     "meanflow": MeanFlow,
     "progressive": ProgressiveDistillation,
     "scm": ContinuousConsistency,
 }
 
 __all__ = [
-    "CTM", "DMD2", "RECIPES", "Consistency", "ContinuousConsistency", "KnowledgeDistillation", "MeanFlow",
+    "CTM", "DMD2", "LCM", "RECIPES", "Consistency", "ContinuousConsistency", "KnowledgeDistillation", "MeanFlow",
     "ProgressiveDistillation",
 ]  # fmt: skip

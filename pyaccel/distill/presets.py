@@ -12,6 +12,7 @@ from .consistency import Consistency
 from .ctm import CTM
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
+from .lcm import LCM
 from .meanflow import MeanFlow
 from .progressive import ProgressiveDistillation
 from .scm import ContinuousConsistency
@@ -39,6 +40,11 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
         TrainerConfig(steps=4000, batch_size=64, ema=(0.995,)),
     ),
     "kd": (KnowledgeDistillation(_RATE), TrainerConfig(steps=6000, flip=False)),
+    "lcm": (
+        # Networks of the zoo are told t in [0, 1], and without guidance when nothing is said.
+        LCM(_RATE, least_guidance=1.0, most_guidance=2.0, timestep_scaling=10_000.0),
+        TrainerConfig(steps=4000),
+    ),
     "meanflow": (
         MeanFlow(_RATE, equal=0.25, mean=-0.4, std=1.2, velocity="teacher", tangent="finite", h=0.02),
         TrainerConfig(steps=4000),

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from pyaccel import Denoiser, schedules
-from pyaccel.distill import CTM, DMD2, Consistency, ContinuousConsistency, MeanFlow, ProgressiveDistillation
+from pyaccel.distill import CTM, DMD2, LCM, Consistency, ContinuousConsistency, MeanFlow, ProgressiveDistillation
 from pyaccel.models import DiT
 from pyaccel.training.optimizers import Optimizer
 from pyaccel.training.parallel import Ranks
@@ -20,6 +20,7 @@ RECIPES = {
     "a critic without a head's loss, and calls without a backward pass": DMD2(gan=0.0, gan_critic=0.0, calls=2),
     "a critic": DMD2(ratio=1),
     "a target that lags behind": Consistency(source="data", target_rate=0.9, levels=4, most_levels=4),
+    "adapters": LCM(Optimizer(1e-4), lora_rank=2, lora_layers=("qkv",), timestep_scaling=1e4),
     "some pairs of equal times": MeanFlow(equal=0.6, label_dropout=0.3),
     "two networks of one loss": ContinuousConsistency(),
     "weights by gradients": CTM(Optimizer(1e-4, "adam"), levels=6, gan_start=1),
