@@ -150,6 +150,8 @@ RECIPES = {
     "scm (distilled)": (distill.ContinuousConsistency(RATE, source="teacher", sigma_data=1.0, warmup=200), True, ""),
     "scm (data)": (
         distill.ContinuousConsistency(RATE, source="data", sigma_data=1.0, warmup=200), False, "0.012-0.023"),
+    "lcm": (
+        distill.LCM(RATE, least_guidance=1.0, most_guidance=1.0, timestep_scaling=10_000.0), True, ""),
     "meanflow (data)": (distill.MeanFlow(RATE), False, "0.056-0.091"),
     "meanflow (teacher)": (distill.MeanFlow(RATE, equal=0.25, velocity="teacher"), True, ""),
     "add": (distill.ADD(GAN_RATE, GAN_RATE), True, ""),

@@ -13,6 +13,7 @@ from .dmd import DMD
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
 from .ladd import LADD
+from .lcm import LCM
 from .meanflow import MeanFlow
 from .progressive import ProgressiveDistillation
 from .scm import ContinuousConsistency
@@ -28,6 +29,7 @@ RECIPES = {
     "dmd2": DMD2,
     "kd": KnowledgeDistillation,
     "ladd": LADD,
+    "lcm": LCM,
     "meanflow": MeanFlow,
     "progressive": ProgressiveDistillation,
     "scm": ContinuousConsistency,
@@ -35,6 +37,6 @@ RECIPES = {
 }
 
 __all__ = [
-    "ADD", "CTM", "DMD", "DMD2", "LADD", "RECIPES", "AlignYourFlow", "Consistency", "ConsistencyFM",
+    "ADD", "CTM", "DMD", "DMD2", "LADD", "LCM", "RECIPES", "AlignYourFlow", "Consistency", "ConsistencyFM",
     "ContinuousConsistency", "KnowledgeDistillation", "MeanFlow", "ProgressiveDistillation", "Shortcut",
 ]  # fmt: skip

@@ -15,9 +15,8 @@ from ..solvers import Plan
 from ..training.batch import Batch
 from ..training.distances import Distance, distance_of
 from ..training.optimizers import Optimizer
-from ..training.parallel import local
-from ..training.recipe import Losses, Networks, Recipe, module_of, unwrapped
-from .students import consistency_plan, per_sample, student_of, teacher_of
+from ..training.recipe import Losses, Networks, Recipe, unwrapped
+from .students import consistency_plan, follow, per_sample, student_of, teacher_of
 
 
 def karras_levels(count: int, least: float, most: float, rho: float = 7.0) -> Tensor:
@@ -150,9 +149,7 @@ class Consistency(Recipe):
         distance = distance_of(self.distance, x0.device)
         yield "student", consistency_loss(student, target, x_t, x_s, t, s, weight, distance, batch.conditioning)
         if self.target_rate:  # once a step: of the parts of a batch that is accumulated, the first comes here alone
-            averages, now = ([local(p) for p in module_of(n).parameters()] for n in (target, unwrapped(student)))
-            with torch.no_grad():
-                ops.ema_update(averages, now, self.target_rate)
+            follow(target, student, self.target_rate)
 
     def _levels(self, batch: Batch, most: float) -> tuple[Tensor, Tensor]:
         """The two noise levels of each sample up to ``most``, float64 [b]."""

@@ -19,6 +19,7 @@ from .dmd import DMD
 from .dmd2 import DMD2
 from .knowledge import KnowledgeDistillation
 from .ladd import LADD
+from .lcm import LCM
 from .meanflow import MeanFlow
 from .progressive import ProgressiveDistillation
 from .scm import ContinuousConsistency
@@ -51,6 +52,11 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
     "ladd": (
         LADD(_GAN_RATE, dataclasses.replace(_GAN_RATE, learning_rate=3e-4)),
         TrainerConfig(steps=4000, batch_size=64, ema=(0.995,)),
+    ),
+    "lcm": (
+        # Networks of the zoo are told t in [0, 1], and without guidance when nothing is said.
+        LCM(_RATE, least_guidance=1.0, most_guidance=2.0, timestep_scaling=10_000.0),
+        TrainerConfig(steps=4000),
     ),
     "meanflow": (
         MeanFlow(_RATE, equal=0.25, mean=-0.4, std=1.2, velocity="teacher", tangent="finite", h=0.02),

@@ -15,6 +15,8 @@ from ..denoiser import Denoiser
 from ..schedules import Schedule
 from ..solvers import Plan
 from ..solvers.students import lcm
+from ..training.parallel import local
+from ..training.recipe import Network, module_of, unwrapped
 
 Initial = Literal["teacher", "random"]
 
@@ -30,7 +32,7 @@ def student_of(teacher: Denoiser, second_time: bool = False, initial: Initial = 
             f"a student is a copy of its teacher's network: an nn.Module, got {type(teacher.model).__name__}; put the "
             "function into the forward of a module"
         )
-    model = copy.deepcopy(teacher.model).float()
+    model = copy.deepcopy(teacher.model).float().requires_grad_(True)
     if initial == "random":
         _forget(model)
     if second_time:
@@ -97,3 +99,10 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
     """The parameters and buffers of one network into another of the same architecture."""
     for mine, theirs in zip(target.state_dict().values(), source.state_dict().values(), strict=True):
         mine.copy_(theirs)
+
+
+@torch.no_grad()
+def follow(target: Network, student: Network, rate: float) -> None:
+    """The target becomes ``rate`` of itself and the rest of the student."""
+    averages, now = ([local(p) for p in module_of(unwrapped(n)).parameters()] for n in (target, student))
+    ops.ema_update(averages, now, rate)

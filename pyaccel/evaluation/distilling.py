@@ -124,7 +124,7 @@ def _start(student: Denoiser, start: str) -> None:
     tensors = load_tensors(start)[0] if start.endswith(".safetensors") else zoo.load_model(start).state_dict()
     mine = student.model.state_dict()
     wrong = [name for name, t in tensors.items() if name not in mine or mine[name].shape != t.shape]
-    missing = [name for name in mine if name not in tensors and "interval" not in name]
+    missing = [name for name in mine if name not in tensors and not {"interval", "strength"} & set(name.split("."))]
     if wrong or missing:
         raise ValueError(f"the student cannot begin with {start}: {(wrong + missing)[0]} does not fit the teacher's")
     student.model.load_state_dict({name: t.float() for name, t in tensors.items()}, strict=False)
@@ -180,8 +180,9 @@ def student_card(
     """What is known of a student."""
     of_teacher, schedule = zoo.card(job.teacher), student.schedule
     plan, made_by = job.recipe.plan(student, 1), versions()
-    second_time = getattr(student.model.conditioning, "interval", None) is not None
-    options = of_teacher["options"] | ({"second_time": True} if second_time else {})
+    told = {"second_time": "interval", "guided": "strength"}  # options of the network by what it then has
+    told = {option: True for option, part in told.items() if getattr(student.model.conditioning, part) is not None}
+    options = of_teacher["options"] | told
     return {
         "name": job.student(recipe),
         "architecture": of_teacher["architecture"],

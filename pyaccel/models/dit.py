@@ -47,7 +47,7 @@ class DiT(nn.Module):
     """``forward(x, t, label)``: x [B, channels, size, size], t [B] in [0, 1], label [B] or None -> like x.
 
     The label ``classes`` means "no label" (classifier-free guidance). With ``second_time`` there is one more argument,
-    the time ``to`` [B] of flow maps (see :class:`.layers.Conditioning`).
+    the time ``to`` [B] of flow maps, with ``guided`` the weight ``guidance`` [B] (see :class:`.layers.Conditioning`).
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class DiT(nn.Module):
         heads: int = 4,
         classes: int = 10,
         second_time: bool = False,
+        guided: bool = False,
     ):
         super().__init__()
         if size % patch or width % heads or width % 4:
@@ -77,6 +78,8 @@ class DiT(nn.Module):
         self.initialise()
         if second_time:  # after the rest, so that it begins as zero
             self.add_second_time()
+        if guided:
+            self.add_guidance()
 
     def initialise(self) -> None:
         """Random weights, as before any training."""
@@ -93,14 +96,23 @@ class DiT(nn.Module):
         """Makes it take ``to``; its output stays as it is."""
         self.conditioning.add_second_time()
 
+    def add_guidance(self) -> None:
+        """Makes it take ``guidance``; its output stays as it is."""
+        self.conditioning.add_guidance()
+
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None, to: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        label: torch.Tensor | None = None,
+        to: torch.Tensor | None = None,
+        guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
         p = self.patch
         # Patches as F.unfold gives them, but as a view and one copy.
         tokens = x.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         h = self.embed(tokens) + self.position
-        c = F.silu(self.conditioning(t, label, to))
+        c = F.silu(self.conditioning(t, label, to, guidance))
         for block in self.blocks:
             h = block(h, c)
         shift, scale = self.modulation(c)[:, None].chunk(2, dim=-1)

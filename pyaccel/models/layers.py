@@ -25,39 +25,63 @@ class Conditioning(nn.Module):
 
     Returns [B, dim] for t [B] and label [B] (integers in 0..classes), or None for no label at all. With ``second_time``
     it also takes the time ``to`` [B] that a flow map leads to; what that adds is 0 until it is trained, and ``to`` None
-    is t itself. ValueError for ``to`` without it.
+    is t itself. With ``guided`` it takes the weight ``guidance`` [B] that its samples are to have, by default 1;
+    what that adds is 0 until it is trained. ValueError for either without it.
     """
 
-    def __init__(self, dim: int, classes: int, frequencies: int = 128, second_time: bool = False):
+    def __init__(self, dim: int, classes: int, frequencies: int = 128, second_time: bool = False, guided: bool = False):
         super().__init__()
         self.dim, self.classes, self.frequencies = dim, classes, frequencies
         self.time = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.label = nn.Embedding(classes + 1, dim)
         self.interval: nn.Module | None = None
+        self.strength: nn.Module | None = None
         if second_time:
             self.add_second_time()
+        if guided:
+            self.add_guidance()
 
     def add_second_time(self) -> None:
         """Makes it take ``to``; its output stays as it is."""
         if self.interval is None:
-            like = self.label.weight
-            first, last = nn.Linear(self.frequencies, self.dim), nn.Linear(self.dim, self.dim)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-            self.interval = nn.Sequential(first, nn.SiLU(), last).to(like.device, like.dtype)
+            self.interval = self._silent()
 
-    def forward(self, t: torch.Tensor, label: torch.Tensor | None, to: torch.Tensor | None = None) -> torch.Tensor:
+    def add_guidance(self) -> None:
+        """Makes it take ``guidance``; its output stays as it is."""
+        if self.strength is None:
+            self.strength = self._silent()
+
+    def _silent(self) -> nn.Module:
+        """From sinusoids to a vector that is 0 until it is trained."""
+        like = self.label.weight
+        first, last = nn.Linear(self.frequencies, self.dim), nn.Linear(self.dim, self.dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        return nn.Sequential(first, nn.SiLU(), last).to(like.device, like.dtype)
+
+    def forward(
+        self,
+        t: torch.Tensor,
+        label: torch.Tensor | None,
+        to: torch.Tensor | None = None,
+        guidance: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         if label is None:
             label = torch.full(t.shape, self.classes, dtype=torch.long, device=t.device)
         dtype = self.label.weight.dtype
         c = self.time(sinusoidal_embedding(1000 * t, self.frequencies).to(dtype)) + self.label(label)
-        if self.interval is None:
-            if to is not None:
-                raise ValueError("this network takes one time; one with second_time=True takes the time `to` as well")
-            return c
-        # Slow waves, unlike those of t: derivatives by time go through them.
-        gap = torch.zeros_like(t) if to is None else t - to
-        return c + self.interval(sinusoidal_embedding(16 * gap, self.frequencies).to(dtype))
+        if self.interval is None and to is not None:
+            raise ValueError("this network takes one time; one with second_time=True takes the time `to` as well")
+        if self.strength is None and guidance is not None:
+            raise ValueError("this network is not told the guidance; one with guided=True is")
+        if self.interval is not None:
+            # Slow waves, unlike those of t: derivatives by time go through them.
+            gap = torch.zeros_like(t) if to is None else t - to
+            c = c + self.interval(sinusoidal_embedding(16 * gap, self.frequencies).to(dtype))
+        if self.strength is not None:
+            beyond = torch.zeros_like(t) if guidance is None else guidance - 1
+            c = c + self.strength(sinusoidal_embedding(16 * beyond, self.frequencies).to(dtype))
+        return c
 
 
 class GatedBranch(nn.Module):

@@ -38,7 +38,8 @@ class UNet(nn.Module):
 
     One resolution per entry of ``multipliers``, halved in between; attention at the lowest. ``size`` must be divisible
     by 2^(len(multipliers) − 1). The label ``classes`` means "no label". With ``second_time`` there is one more
-    argument, the time ``to`` [B] of flow maps (see :class:`.layers.Conditioning`).
+    argument, the time ``to`` [B] of flow maps, with ``guided`` the weight ``guidance`` [B] (see
+    :class:`.layers.Conditioning`).
     """
 
     def __init__(
@@ -50,13 +51,14 @@ class UNet(nn.Module):
         blocks: int = 2,
         classes: int = 10,
         second_time: bool = False,
+        guided: bool = False,
     ):
         super().__init__()
         if size % 2 ** (len(multipliers) - 1):
             raise ValueError(f"UNet: size {size} must be divisible by {2 ** (len(multipliers) - 1)}")
         self.size, self.channels, self.classes = size, channels, classes
         dim = 4 * width
-        self.conditioning = Conditioning(dim, classes, second_time=second_time)
+        self.conditioning = Conditioning(dim, classes, second_time=second_time, guided=guided)
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
@@ -93,10 +95,19 @@ class UNet(nn.Module):
         """Makes it take ``to``; its output stays as it is."""
         self.conditioning.add_second_time()
 
+    def add_guidance(self) -> None:
+        """Makes it take ``guidance``; its output stays as it is."""
+        self.conditioning.add_guidance()
+
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None, to: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        label: torch.Tensor | None = None,
+        to: torch.Tensor | None = None,
+        guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        c = F.silu(self.conditioning(t, label, to))
+        c = F.silu(self.conditioning(t, label, to, guidance))
         h = self.first(x)
         skips, blocks = [h], iter(self.down)
         for level in range(self.levels):

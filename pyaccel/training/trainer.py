@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,11 @@ class Trainer(Loop):
         for name, network in networks.items():
             module = self.modules[name] = self.ranks.place(module_of(network))
             if name in self.settings:
-                module.train().requires_grad_(True)
-                self.optimizers[name] = self.settings[name].make(module.parameters())
+                module.train()
+                if not any(p.requires_grad for p in module.parameters()):
+                    module.requires_grad_(True)
+                # What a recipe froze, such as the network under an adapter, stays as it is.
+                self.optimizers[name] = self.settings[name].make(p for p in module.parameters() if p.requires_grad)
                 self._wrapped[name] = self.ranks.share_gradients(module)
             else:
                 module.eval().requires_grad_(False)
@@ -195,8 +199,9 @@ class Trainer(Loop):
     def _update_averages(self) -> None:
         rates = [ema_rate(rate, self.step) for rate in self.config.ema]
         for name in self.recipe.averaged:
-            parameters = [local(p) for p in self.modules[name].parameters()]
-            averages = [[local(p) for p in average[name].parameters()] for average in self._average]
+            learned = [p.requires_grad for p in self.modules[name].parameters()]
+            parameters = [local(p) for p in compress(self.modules[name].parameters(), learned)]
+            averages = [[local(p) for p in compress(a[name].parameters(), learned)] for a in self._average]
             ops.ema_update(averages, parameters, rates)
             for average in self._average:
                 for mine, now in zip(average[name].buffers(), self.modules[name].buffers(), strict=True):

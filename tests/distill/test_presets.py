@@ -104,7 +104,7 @@ def test_a_few_steps_of_each_preset(name, make, bf16, tmp_path):
         assert plan.calls == steps
 
 
-@pytest.mark.parametrize("name", ["consistency", "ctm", "dmd", "dmd2", "progressive", "scm"])
+@pytest.mark.parametrize("name", ["consistency", "ctm", "dmd", "dmd2", "lcm", "progressive", "scm"])
 def test_a_few_steps_with_a_teacher_of_epsilons(name, tmp_path):
     teacher = Denoiser(unet(), schedules.vp_linear(), "epsilon", unconditional={"label": 3})
     short(preset(name), tmp_path, teacher, Images())

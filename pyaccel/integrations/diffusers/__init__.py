@@ -1,7 +1,10 @@
-"""diffusers: fused schedulers, and Plans as schedulers. Importing this imports diffusers."""
+"""diffusers: fused schedulers, Plans as schedulers, and networks as Denoisers. Importing this imports diffusers."""
 
+from .denoiser import PipelineNetwork, denoiser_of
 from .fused import FusedScheduler, fuse
 from .plan_scheduler import PlanScheduler
 from .schedules import prediction_of, schedule_of
 
-__all__ = ["FusedScheduler", "PlanScheduler", "fuse", "prediction_of", "schedule_of"]
+__all__ = [
+    "FusedScheduler", "PipelineNetwork", "PlanScheduler", "denoiser_of", "fuse", "prediction_of", "schedule_of",
+]  # fmt: skip

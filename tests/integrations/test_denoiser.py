@@ -1,0 +1,135 @@
+"""The network of a pipeline as a Denoiser, and LCM and LCM-LoRA students of it."""
+
+import types
+
+import diffusers
+import pytest
+import torch
+
+from pyaccel import solvers
+from pyaccel.distill import LCM
+from pyaccel.distill.lora import lora_tensors, save_lora
+from pyaccel.integrations.diffusers import PlanScheduler, denoiser_of
+from pyaccel.training.optimizers import Optimizer
+from pyaccel.training.trainer import Trainer
+from pyaccel.training.trainer_config import TrainerConfig
+
+from .pipelines import EXAMPLES, TEXT, TOKENS, numbers
+
+NAMES = ["stable-diffusion", "sdxl", "sd3"]
+
+
+def conditioning(name: str, count: int) -> dict[str, torch.Tensor]:
+    """What the network of the pipeline is given beside x and t."""
+    embeds = {"encoder_hidden_states": numbers(count, TOKENS, TEXT, seed=1)}
+    if name == "sdxl":
+        sizes = torch.tensor([[16.0, 16, 0, 0, 16, 16]]).expand(count, -1)
+        embeds |= {"text_embeds": numbers(count, TEXT, seed=2), "time_ids": sizes}
+    if name == "sd3":
+        embeds |= {"pooled_projections": numbers(count, TEXT, seed=2)}
+    return embeds
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_plan_samples_the_network_as_the_pipeline_does(name):
+    pipe = EXAMPLES[name].pipe()
+    denoiser = denoiser_of(pipe)
+    plan = solvers.euler(denoiser.schedule, 3, prediction=denoiser.prediction)
+    noise = numbers(2, 4, 8, 8, seed=5)
+    found = plan.sample(denoiser, noise, **conditioning(name, 2))
+    scheduler = PlanScheduler(plan)
+    scheduler.set_timesteps(3)
+    x = noise * scheduler.init_noise_sigma
+    arguments = conditioning(name, 2)
+    added = {key: arguments.pop(key) for key in ("text_embeds", "time_ids") if key in arguments}
+    if added:
+        arguments["added_cond_kwargs"] = added
+    network = pipe.transformer if name == "sd3" else pipe.unet
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            told = t.expand(2)
+            output = network(scheduler.scale_model_input(x, t), timestep=told, **arguments, return_dict=False)[0]
+            x = scheduler.step(output, t, x, return_dict=False)[0]
+    torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-4)
+
+
+class Latents:
+    """Random latents with random prompts."""
+
+    shape, can_flip = (4, 8, 8), False
+
+    def __init__(self, name: str):
+        self.x, self.arguments = numbers(16, 4, 8, 8, seed=7), conditioning(name, 16)
+
+    def __len__(self):
+        return 16
+
+    def at(self, index, flip=None):
+        return self.x[index], {key: value[index] for key, value in self.arguments.items()}
+
+
+def teacher_of(name: str, pipe):
+    without = {key: torch.zeros_like(value[:1]) for key, value in conditioning(name, 1).items() if key != "time_ids"}
+    return denoiser_of(pipe, unconditional=without)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lcm_lora(name, tmp_path):
+    """The adapters that a pipeline loads make its network the student."""
+    pipe = EXAMPLES[name].pipe()
+    recipe = LCM(Optimizer(1e-2, "adam"), lora_rank=2)
+    made = recipe.networks(teacher_of(name, pipe))
+    assert set(made) == {"student", "teacher"}
+    config = TrainerConfig(4, 4, ema=(0.5,), bf16=False, flip=False)
+    trainer = Trainer(recipe, made, Latents(name), config, tmp_path)
+    trainer.fit(progress=False)
+    student = trainer.denoiser()
+    part = "transformer" if name == "sd3" else "unet"
+    assert all(key.startswith(f"{part}.") for key in lora_tensors(student))
+
+    other = EXAMPLES[name].pipe()
+    plain, x, t = denoiser_of(other), numbers(3, 4, 8, 8, seed=8), torch.tensor([0.3, 0.7, 1.0])
+    given = conditioning(name, 3)
+    with torch.no_grad():
+        right, before = student(x, t, **given), plain(x, t, **given)
+        other.load_lora_weights(save_lora(student, tmp_path / "lora").parent)
+        torch.testing.assert_close(plain(x, t, **given), right, rtol=1e-4, atol=1e-5)
+    assert float((right - before).abs().max()) > 1e-3
+    images = EXAMPLES[name].run(other)
+    assert torch.isfinite(images).all()
+
+
+def test_lcm_of_all_weights_is_told_the_guidance(tmp_path):
+    """In the place that LCM's U-Nets have, so that the pipeline of diffusers tells it."""
+    pipe = EXAMPLES["stable-diffusion"].pipe()
+    recipe = LCM(Optimizer(1e-2, "adam"))
+    trainer = Trainer(
+        recipe, recipe.networks(teacher_of("stable-diffusion", pipe)), Latents("stable-diffusion"),
+        TrainerConfig(3, 4, ema=(0.5,), bf16=False, flip=False), tmp_path,
+    )  # fmt: skip
+    trainer.fit(progress=False)
+    student = trainer.denoiser()
+    assert student.model.unet.time_embedding.cond_proj.weight.any()
+    student.model.unet.save_pretrained(tmp_path / "unet")
+    unet = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "unet")
+    assert unet.config.time_cond_proj_dim == 256
+    x, t = numbers(3, 4, 8, 8, seed=8), torch.tensor([20.0, 300.0, 999.0])
+    given, guidance = conditioning("stable-diffusion", 3), torch.tensor([1.0, 4.0, 8.5])
+    embedded = pipe.get_guidance_scale_embedding(guidance - 1, embedding_dim=256)
+    with torch.no_grad():
+        right = unet(x, t, **given, timestep_cond=embedded, return_dict=False)[0]
+        torch.testing.assert_close(student(x, t, guidance=guidance, **given), right, rtol=1e-4, atol=1e-5)
+        assert float((student(x, t, **given) - right)[0].abs().max()) < 1e-5  # without, it is 1
+        assert float((student(x, t, **given) - right)[2].abs().max()) > 1e-3
+
+
+def test_errors():
+    sd3 = denoiser_of(EXAMPLES["sd3"].pipe())
+    with pytest.raises(ValueError, match="SD3Transformer2DModel has no place for the guidance"):
+        sd3.model.add_guidance()
+    with pytest.raises(ValueError, match="SD3Transformer2DModel is not told the guidance"):
+        sd3.model(numbers(1, 4, 8, 8, seed=0), torch.ones(1), guidance=torch.ones(1), **conditioning("sd3", 1))
+    with pytest.raises(ValueError, match="has no adapters"):
+        lora_tensors(sd3)
+    with pytest.raises(ValueError, match="no network that is told the time"):
+        denoiser_of(types.SimpleNamespace(scheduler=EXAMPLES["sd3"].pipe().scheduler))
