@@ -18,7 +18,7 @@ from ..training.optimizers import Optimizer
 from ..training.recipe import Losses, Networks, Recipe, module_of, unwrapped
 from .scm import normalised
 from .students import per_sample, require_flow, student_of, teacher_of
-from .tangents import Tangent, directional_derivative
+from .tangents import Tangent, directional_derivative, trajectory_derivative, within
 
 
 def autoguided(strong: Tensor, weak: Tensor, weight: Tensor) -> Tensor:
@@ -35,10 +35,7 @@ def eulerian_tangent(
     begins. ``f`` [b, ...] is F(x, t, s) = ``network(x, t, s)``, and v = ``velocity(x, t)``.
     """
     v = velocity(x, t)
-    middle = _within(t, how, h)
-    _, slope = directional_derivative(
-        lambda x, t: network(x, t, s), (x + per_sample(middle - t, x) * v, middle), (v, torch.ones_like(t)), how, h
-    )
+    slope = trajectory_derivative(lambda x, t: network(x, t, s), x, t, v, how, h)
     return (v - f.detach()) + r * per_sample(s - t, x) * slope
 
 
@@ -51,13 +48,8 @@ def lagrangian_tangent(
     :func:`eulerian_tangent`.
     """
     v = velocity(x + per_sample(s - t, x) * f.detach(), s)
-    _, slope = directional_derivative(lambda s: network(x, t, s), (_within(s, how, h),), (torch.ones_like(s),), how, h)
+    _, slope = directional_derivative(lambda s: network(x, t, s), (within(s, how, h),), (torch.ones_like(s),), how, h)
     return (v - f.detach()) - r * per_sample(s - t, x) * slope
-
-
-def _within(t: Tensor, how: Tangent, h: float) -> Tensor:
-    """The nearest times from which differences reach ``h`` to both sides: no network knows times beyond 0 and 1."""
-    return t.clamp(h, 1 - h) if how == "finite" else t
 
 
 @dataclass(frozen=True)

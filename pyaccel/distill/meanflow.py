@@ -15,7 +15,7 @@ from ..training.batch import Batch
 from ..training.optimizers import Optimizer
 from ..training.recipe import Losses, Networks, Recipe, unwrapped
 from .students import per_sample, require_flow, student_of, teacher_of
-from .tangents import Tangent, directional_derivative
+from .tangents import Tangent, trajectory_derivative
 
 
 def meanflow_target(
@@ -29,8 +29,7 @@ def meanflow_target(
     def u(x, t):
         return network(x, t, to=r, **conditioning)
 
-    _, du_dt = directional_derivative(u, (x, t), (v, torch.ones_like(t)), tangent, h)
-    return v - per_sample(t - r, x) * du_dt
+    return v - per_sample(t - r, x) * trajectory_derivative(u, x, t, v, tangent, h)
 
 
 def adaptive_loss(error: Tensor, power: float, eps: float) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .students import per_sample
+
 Tangent = Literal["forward", "finite"]
 
 
@@ -38,3 +40,21 @@ def directional_derivative(
     # PyTorch's other attention kernels have no forward mode; ours, ops.attention, does not look at this.
     with sdpa_kernel(SDPBackend.MATH):
         return torch.func.jvp(f, primals, tangents)
+
+
+def trajectory_derivative(
+    f: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, v: Tensor, how: Tangent = "forward", h: float = 0.01
+) -> Tensor:
+    """df/dt of f(x, t) [b, ...] along the trajectory of velocity v through x [b, ...] at t [b]; no gradient flows.
+
+    No network knows times beyond 0 and 1: differences that would reach there are taken at the nearest point of the
+    trajectory from which they do not.
+    """
+    middle = within(t, how, h)
+    x = x + per_sample(middle - t, x) * v
+    return directional_derivative(f, (x, middle), (v, torch.ones_like(t)), how, h)[1]
+
+
+def within(t: Tensor, how: Tangent, h: float) -> Tensor:
+    """The nearest times to t from which a derivative made so stays between 0 and 1."""
+    return t.clamp(h, 1 - h) if how == "finite" else t

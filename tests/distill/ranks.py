@@ -17,10 +17,13 @@ from pyaccel.distill import (
     DMD2,
     LADD,
     LCM,
+    AlignYourFlow,
     Consistency,
+    ConsistencyFM,
     ContinuousConsistency,
     MeanFlow,
     ProgressiveDistillation,
+    Shortcut,
 )  # fmt: skip
 from pyaccel.models import DiT
 from pyaccel.training.optimizers import Optimizer
@@ -35,6 +38,9 @@ RECIPES = {
     "a score that is asked without gradients before it is trained": DMD(),
     "a target that lags behind": Consistency(source="data", target_rate=0.9, levels=4, most_levels=4),
     "adapters": LCM(Optimizer(1e-4), lora_rank=2, lora_layers=("qkv",), timestep_scaling=1e4),
+    "an average that makes targets for some": Shortcut(bootstrap_every=4, most_steps=2, bootstrap_guidance=1.5),
+    "a neighbour on the teacher's trajectory": ConsistencyFM(boundary=0.0, source="teacher"),
+    "a tangent at the end of a map": AlignYourFlow(Optimizer(1e-4, "adam"), objective="lmd", warmup=2),
     "some pairs of equal times": MeanFlow(equal=0.6, label_dropout=0.3),
     "two networks of one loss": ContinuousConsistency(),
     "weights by gradients": CTM(Optimizer(1e-4, "adam"), levels=6, gan_start=1),

@@ -5,7 +5,7 @@ import torch
 
 from pyaccel import Denoiser, schedules
 from pyaccel.distill.scm import trig_velocity
-from pyaccel.distill.tangents import directional_derivative
+from pyaccel.distill.tangents import directional_derivative, trajectory_derivative
 from pyaccel.models import DiT, UNet
 
 from .references import Small, denoiser
@@ -132,3 +132,22 @@ def test_bfloat16_autocast_keeps_the_tangent_close():
     with torch.autocast("cpu", torch.bfloat16):
         slope = directional_derivative(student, (x, t), (v, torch.ones_like(t)))[1]
     assert float((slope.float() - exact).abs().max()) < 0.05 * float(exact.abs().max())
+
+
+def test_a_derivative_along_a_trajectory_never_asks_for_times_beyond_the_ends():
+    """It is exact for what is quadratic in time, at the point of the trajectory that is nearest with h to both sides."""
+    t = torch.tensor([0.0, 0.004, 0.3, 0.995, 1.0], dtype=torch.float64)
+    x, v = torch.randn(2, 5, 3, dtype=torch.float64)
+    seen = []
+
+    def f(x, t):
+        seen.append(t)
+        return x * t[:, None] + t[:, None] ** 2
+
+    middle = t.clamp(0.01, 0.99)[:, None]
+    slope = trajectory_derivative(f, x, t, v, "finite", 0.01)
+    torch.testing.assert_close(slope, v * middle + x + (middle - t[:, None]) * v + 2 * middle)
+    assert torch.stack(seen).min() >= 0
+    assert torch.stack(seen).max() <= 1
+    slope = trajectory_derivative(f, x, t, v)
+    torch.testing.assert_close(slope, v * t[:, None] + x + 2 * t[:, None])
