@@ -81,6 +81,22 @@ def block_features(network: nn.Module, blocks: Sequence[str], *arguments, **cond
     return features
 
 
+class Watched(nn.Module):
+    """A diffusion network that also tells what its blocks give: ``forward(x, t, features=True, **conditioning)``.
+
+    So features are an output of the module itself: of a network in shards, gradients through it need that.
+    """
+
+    def __init__(self, network: nn.Module, blocks: Sequence[str]):
+        super().__init__()
+        self.network, self.blocks = network, tuple(blocks)
+
+    def forward(self, x: Tensor, t: Tensor, features: bool = False, **conditioning) -> Tensor | list[Tensor]:
+        if features:
+            return block_features(self.network, self.blocks, x, t, **conditioning)
+        return self.network(x, t, **conditioning)
+
+
 @torch.no_grad()
 def block_widths(network: nn.Module, blocks: Sequence[str], *example) -> list[int]:
     """How many channels the blocks' features have: linear layers say it, others are found out by a call on ``example``.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ..denoiser import Denoiser, repeated
 from ..solvers import Plan
@@ -14,7 +14,7 @@ from ..training.optimizers import Optimizer
 from ..training.recipe import Losses, Networks, Recipe, frozen
 from .add import distillation_loss
 from .discriminators import Discriminator, hinge_discriminator_loss, hinge_generator_loss
-from .features import all_blocks, block_features, block_widths, example_of
+from .features import Watched, all_blocks, block_widths, example_of
 from .few_times import TIMES, check_shares, check_times, drawn_times, few_step_plan, student_times, with_noise
 from .students import student_of, teacher_of
 
@@ -77,7 +77,8 @@ class LADD(Recipe):
             given={self.text: self.text_width} if self.text else {},
             timed=True,
         )
-        return {"student": student, "discriminator": discriminator, "teacher": teacher_of(teacher)}
+        watched = dataclasses.replace(teacher_of(teacher), model=Watched(network, blocks))
+        return {"student": student, "discriminator": discriminator, "teacher": watched}
 
     def losses(self, networks: Networks, batch: Batch) -> Losses:
         """Section 3 and 4."""
@@ -89,7 +90,8 @@ class LADD(Recipe):
         told = schedule.model_time(s).to(x0.dtype)
 
         sample = student.predict("sample", x_t, t, **conditioning).to(x0.dtype)
-        fake = self._features(networks, schedule.add_noise(sample, noise, s), told, conditioning)
+        teacher = networks.teacher.model  # without guidance
+        fake = teacher(schedule.add_noise(sample, noise, s), told, features=True, **conditioning)
         with frozen(networks.discriminator) as discriminator:
             loss = hinge_generator_loss(discriminator(fake, s, **conditioning)[0])
         if self.distillation:
@@ -98,15 +100,11 @@ class LADD(Recipe):
         yield "student", loss
 
         with torch.no_grad():
-            real = self._features(networks, schedule.add_noise(x0, noise, s), told, conditioning)
+            real = teacher(schedule.add_noise(x0, noise, s), told, features=True, **conditioning)
         both = [torch.cat([r, f.detach()]) for r, f in zip(real, fake, strict=True)]
         logits, penalty = networks.discriminator(both, s.repeat(2), real=len(x0), **repeated(conditioning, 2))
         of_real, of_fake = zip(*(head.chunk(2) for head in logits), strict=True)
         yield "discriminator", hinge_discriminator_loss(of_real, of_fake) + self.r1 * penalty
-
-    def _features(self, networks: Networks, x: Tensor, told: Tensor, conditioning: dict) -> list[Tensor]:
-        network = networks.teacher.model
-        return block_features(network, self.blocks or all_blocks(network), x, told, **conditioning)
 
     def plan(self, student: Denoiser, steps: int) -> Plan:
         """How the student is sampled: at the times that it was trained at."""

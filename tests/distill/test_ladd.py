@@ -3,7 +3,6 @@ import torch
 
 from pyaccel import Denoiser, schedules
 from pyaccel.distill import LADD
-from pyaccel.distill.features import block_features
 from pyaccel.models import DiT, UNet
 from pyaccel.training.trainer import Trainer, TrainerConfig
 
@@ -46,7 +45,7 @@ def reference(recipe, kind, made, batch):
     x_t = wide(torch.where(place == 0, 0.0, alpha(kind[0], t))) * x0 + wide(sigma(kind[0], t)) * batch.normal()
     sample = sample_and_noise(kind, made.student.model, x_t, t, **labels)[0]
     s, noise = 1 / (1 + torch.exp(-recipe.mean - recipe.std * batch.gaussians())), batch.normal()
-    a, b, network = wide(alpha(kind[0], s)), wide(sigma(kind[0], s)), made.teacher.model
+    a, b, network = wide(alpha(kind[0], s)), wide(sigma(kind[0], s)), made.teacher.model.network
 
     def seen(x):  # of the teacher without guidance
         noisy = a * x + b * noise
@@ -137,13 +136,12 @@ def test_the_discriminator_learns_and_the_student_follows_it():
     teacher = Denoiser(Exact(lambda: 0.0).requires_grad_(False), student.schedule, "flow")
     recipe = LADD(warmup=0, mean=-1.0, r1=1e-3)
     made = {**recipe.networks(teacher), "student": student}
+    watched = made["teacher"].model
 
     @torch.no_grad()
     def apart():
         t = torch.full((64,), 0.1)
-        seen = (
-            block_features(teacher.model, ["hidden.0", "hidden.1"], 0.9 * (m + torch.randn(64, 4)), t) for m in (2, 0)
-        )
+        seen = (watched(0.9 * (m + torch.randn(64, 4)), t, features=True) for m in (2, 0))
         real, fake = (made["discriminator"](features, t)[0][0].mean() for features in seen)
         return float(real - fake)
 
