@@ -129,6 +129,7 @@ def new_denoiser(seed: int) -> Denoiser:
 
 
 RATE = Optimizer(2e-3, "adam", decay="cosine", warmup=20)
+FAST = Optimizer(5e-3, "adam", decay="cosine", warmup=20)
 GAN_RATE = Optimizer(1e-3, "adam", betas=(0.0, 0.99))  # of networks that play against each other
 TEACHER = Denoising(RATE, "uniform", label_dropout=0.0)
 # name: (recipe, whether it starts from a trained teacher, figures of other code: one-step JS)
@@ -138,6 +139,8 @@ RECIPES = {
         distill.ProgressiveDistillation(Optimizer(1e-3, "adam", decay="linear", cycle=200), 16, 1, 200), True, ""),
     "consistency (distilled)": (
         distill.Consistency(RATE, levels=18, most_levels=80, least=0.002), True, ""),
+    "consistency (two segments)": (
+        distill.Consistency(RATE, levels=18, most_levels=80, segments=2), True, ""),
     "consistency (iCT)": (
         distill.Consistency(RATE, "data", "grid", levels=10, most_levels=160), False, ""),
     "consistency (ECT)": (
@@ -151,7 +154,7 @@ RECIPES = {
     "scm (data)": (
         distill.ContinuousConsistency(RATE, source="data", sigma_data=1.0, warmup=200), False, "0.012-0.023"),
     "lcm": (
-        distill.LCM(RATE, least_guidance=1.0, most_guidance=1.0, timestep_scaling=10_000.0), True, ""),
+        distill.LCM(FAST, least_guidance=1.0, most_guidance=1.0, timestep_scaling=1e4, target_rate=0.0), True, ""),
     "meanflow (data)": (distill.MeanFlow(RATE), False, "0.056-0.091"),
     "meanflow (teacher)": (distill.MeanFlow(RATE, equal=0.25, velocity="teacher"), True, ""),
     "add": (distill.ADD(GAN_RATE, GAN_RATE), True, ""),
@@ -160,9 +163,7 @@ RECIPES = {
     "shortcut (data)": (distill.Shortcut(RATE), False, "0.0065-0.024"),
     "shortcut (teacher)": (
         distill.Shortcut(RATE, most_steps=32, bootstrap_every=2, initial="teacher", velocity="teacher"), True, ""),
-    "ctm": (distill.CTM(RATE, gan=0.0), True, ""),
-    "ctm (GAN)": (
-        distill.CTM(RATE, Optimizer(1e-3, "adam", betas=(0.0, 0.99)), gan_start=500), True, ""),
+    "ctm": (distill.CTM(FAST, gan=0.0, dsm=0.1, adaptive=False, solver_steps=3), True, ""),
     "dmd2": (
         distill.DMD2(Optimizer(1e-3, "adam"), Optimizer(1e-3, "adam"), ratio=2, gan=0.0, gan_critic=0.0), True, ""),
 }  # fmt: skip

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from .. import ops
 from ..denoiser import Denoiser
+from ..schedules import Schedule
 from ..solvers import Plan
+from ..solvers.ddim import ddim
 from ..training.batch import Batch
 from ..training.distances import Distance, distance_of
 from ..training.optimizers import Optimizer
 from ..training.recipe import Losses, Networks, Recipe, unwrapped
-from .students import consistency_plan, follow, per_sample, student_of, teacher_of
+from .students import consistency_plan, ddim_transfer, follow, implied_sample, per_sample, student_of, teacher_of
 
 
 def karras_levels(count: int, least: float, most: float, rho: float = 7.0) -> Tensor:
@@ -73,14 +75,22 @@ def consistency_loss(
     weight: Tensor,
     distance: Distance,
     conditioning: dict,
+    end: Tensor | None = None,
 ) -> Tensor:
     """mean of weight·d(f(x_t, t), sg f⁻(x_s, s)), f the student's x0 (Song et al. 2023, eq. 7 and 10).
 
-    At s = 0, f⁻ is x_s itself, as it is for every network: x0 = x there.
+    At s = 0, f⁻ is x_s itself, as it is for every network: x0 = x there. With ``end`` [b], at most s, it is the x0 that
+    leads from x_t to where f⁻ leads from x_s at that time (Heek et al. 2024, Algorithm 1).
     """
     with torch.no_grad():
         wanted = target.predict("sample", x_s, s, **conditioning)
-        wanted = torch.where(per_sample(s, x_s) <= 0, x_s, wanted)
+        if end is None:
+            wanted = torch.where(per_sample(s, x_s) <= 0, x_s, wanted)
+        else:
+            inside = s > end
+            there = ddim_transfer(target.schedule, x_s, wanted, torch.where(inside, s, t), end)
+            there = torch.where(per_sample(inside, x_s) > 0, there, x_s)
+            wanted = implied_sample(target.schedule, x_t, there, t, end)
     sample = student.predict("sample", x_t, t, **conditioning)
     return (weight.to(x_t.dtype) * distance(sample, wanted)).mean()
 
@@ -95,6 +105,9 @@ class Consistency(Recipe):
     which draw closer. The noise level sigma/alpha is log-normal with ``mean`` and ``std`` within ``least`` and
     ``most``, or the schedule's largest. The weight is 1/(difference of levels) with ``weighted``. ``target_rate`` is
     the rate of the average that serves as target, 0 for the student itself.
+
+    With more than one of ``segments`` it is a multistep consistency model (Heek et al. 2024, arXiv 2403.06807): time is
+    cut into so many equal parts, in each of which the student leads to its end, and as many steps of DDIM sample it.
     """
 
     student: Optimizer = Optimizer(1e-4, "radam")
@@ -111,6 +124,7 @@ class Consistency(Recipe):
     heun: bool = True
     weighted: bool = True
     target_rate: float = 0.0
+    segments: int = 1
 
     depends_on_steps = True  # how far the two times are apart
 
@@ -120,6 +134,8 @@ class Consistency(Recipe):
                 "consistency needs 2 <= levels <= most_levels, 0 < least < most and target_rate in [0, 1), got "
                 f"{self.levels}, {self.most_levels}, {self.least}, {self.most} and {self.target_rate}"
             )
+        if self.segments < 1:
+            raise ValueError(f"consistency needs segments of at least 1, got {self.segments}")
         if self.source == "teacher" and self.pairing == "ect":
             raise ValueError("ECT's pairs are far apart at first: too far for a step of a teacher; take source='data'")
 
@@ -138,6 +154,9 @@ class Consistency(Recipe):
         student, schedule, x0 = networks.student, networks.student.schedule, batch.x
         level, lower = (u.to(x0.device) for u in self._levels(batch, min(self.most, schedule.ratio(1.0))))
         t, s = schedule.time_of_ratio(level), torch.where(lower > 0, schedule.time_of_ratio(lower.clamp_min(1e-9)), 0.0)
+        end = self._ends(schedule, t)
+        if end is not None:
+            s = torch.maximum(s, end)
         noise = batch.normal()
         x_t = schedule.add_noise(x0, noise, t)
         if self.source == "teacher":
@@ -147,7 +166,7 @@ class Consistency(Recipe):
         weight = 1 / (level - lower) if self.weighted else torch.ones_like(level)
         target = networks.target if self.target_rate else unwrapped(student)
         distance = distance_of(self.distance, x0.device)
-        yield "student", consistency_loss(student, target, x_t, x_s, t, s, weight, distance, batch.conditioning)
+        yield "student", consistency_loss(student, target, x_t, x_s, t, s, weight, distance, batch.conditioning, end)
         if self.target_rate:  # once a step: of the parts of a batch that is accumulated, the first comes here alone
             follow(target, student, self.target_rate)
 
@@ -163,6 +182,21 @@ class Consistency(Recipe):
         place = torch.searchsorted(shares, batch.uniform().double()).clamp_max(count - 1)
         return levels[place + 1], levels[place]
 
+    def _first(self, schedule: Schedule) -> float:
+        """The time of the largest level."""
+        return schedule.time_of_ratio(self.most) if self.most < schedule.ratio(1.0) else 1.0
+
+    def _ends(self, schedule: Schedule, t: Tensor) -> Tensor | None:
+        """[b], where the segments of the times end; None where there is but one."""
+        if self.segments == 1:
+            return None
+        first = self._first(schedule)
+        # A time on a border, but for rounding, belongs to the segment that begins there.
+        return (torch.ceil(t / first * self.segments - 1e-6) - 1).clamp_min(0) * (first / self.segments)
+
     def plan(self, student: Denoiser, steps: int) -> Plan:
         """How the student is sampled (Algorithm 1): from the largest level that it was trained on."""
+        if self.segments > 1:
+            schedule = student.schedule
+            return ddim(schedule, steps, prediction=student.prediction, grid="uniform", start=self._first(schedule))
         return consistency_plan(student, steps, self.most)

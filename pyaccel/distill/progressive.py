@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import ops
 from ..denoiser import Denoiser
 from ..solvers import Plan
 from ..solvers.ddim import ddim
 from ..training.batch import Batch
 from ..training.optimizers import Optimizer
 from ..training.recipe import Losses, Networks, Recipe, module_of, unwrapped
-from .students import copy_weights, ddim_transfer, student_of
+from .students import copy_weights, ddim_transfer, implied_sample, student_of
 
 
 def ddim_step(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, conditioning: dict) -> Tensor:
@@ -25,15 +24,9 @@ def ddim_step(denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, conditioning:
 
 @torch.no_grad()
 def two_step_target(teacher: Denoiser, x: Tensor, t: Tensor, middle: Tensor, s: Tensor, conditioning: dict) -> Tensor:
-    """The x0 with which one DDIM step from t to s lands where the teacher's two, by ``middle``, land (Algorithm 2).
-
-    x̃ = (x_s − (sigma_s/sigma_t)·x_t) / (alpha_s − (sigma_s/sigma_t)·alpha_t)
-    """
-    schedule = teacher.schedule
+    """The x0 with which one DDIM step from t to s lands where the teacher's two, by ``middle``, land (Algorithm 2)."""
     x_s = ddim_step(teacher, ddim_step(teacher, x, t, middle, conditioning), middle, s, conditioning)
-    ratio = schedule.sigma(s) / schedule.sigma(t)
-    scale = 1 / (schedule.alpha(s) - ratio * schedule.alpha(t))
-    return ops.linear_combination([x_s, x], torch.stack([scale, -ratio * scale], dim=-1)[:, None])[0]
+    return implied_sample(teacher.schedule, x, x_s, t, s)
 
 
 def truncated_snr_loss(sample: Tensor, target: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

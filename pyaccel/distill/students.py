@@ -89,6 +89,16 @@ def ddim_transfer(schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor, s: Tenso
     return ops.linear_combination([x, x0], coefficients)[0]
 
 
+def implied_sample(schedule: Schedule, x: Tensor, x_s: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """The x0 with which :func:`ddim_transfer` leads from x to x_s (Salimans & Ho 2022, Algorithm 2).
+
+    (x_s − (sigma_s/sigma_t)·x) / (alpha_s − (sigma_s/sigma_t)·alpha_t)
+    """
+    ratio = schedule.sigma(s) / schedule.sigma(t)
+    scale = 1 / (schedule.alpha(s) - ratio * schedule.alpha(t))
+    return ops.linear_combination([x_s, x], torch.stack([scale, -ratio * scale], dim=-1)[:, None])[0]
+
+
 def per_sample(numbers: Tensor, like: Tensor) -> Tensor:
     """Numbers [b] as [b, 1, ...], in the dtype of ``like`` [b, ...]."""
     return numbers.to(like.dtype).view(-1, *[1] * (like.dim() - 1))

@@ -75,6 +75,11 @@ def heun_step(kind, network, x, t, s, labels, heun):
 def reference(recipe, kind, student, target, teacher, batch, count=18):
     level, lower = levels_by_hand(recipe, batch, count)
     t, s = time_of_ratio(kind[0], level), torch.where(lower > 0, time_of_ratio(kind[0], lower), 0.0)
+    if recipe.segments > 1:
+        first = min(1.0, float(time_of_ratio(kind[0], torch.tensor([80.0], dtype=torch.float64))))
+        borders = [i / recipe.segments * first for i in range(recipe.segments)]
+        end = torch.tensor([max(b for b in borders if b < v - 1e-7) for v in t.tolist()], dtype=torch.float64)
+        s = torch.maximum(s, end)
     noise, labels = batch.normal(), batch.conditioning
     x_t, x_s = (wide(alpha(kind[0], u)) * batch.x + wide(sigma(kind[0], u)) * noise for u in (t, s))
     with torch.no_grad():
@@ -82,6 +87,13 @@ def reference(recipe, kind, student, target, teacher, batch, count=18):
             x_s = heun_step(kind, teacher, x_t, t, s, labels, recipe.heun)
         wanted = sample_and_noise(kind, target, x_s, s, **labels)[0]
         wanted = torch.where(wide(lower) > 0, wanted, x_s)
+        if recipe.segments > 1:  # the x0 that leads from x_t to where wanted leads from x_s, at the segment's end
+            (a_t, g_t), (a_s, g_s), (a_e, g_e) = (
+                (wide(alpha(kind[0], u)), wide(sigma(kind[0], u))) for u in (t, s, end)
+            )
+            eps = (x_s - a_s * wanted) / g_s
+            there = torch.where(wide(s > end), a_e * wanted + g_e * eps, x_s)
+            wanted = (there - g_e / g_t * x_t) / (a_e - g_e / g_t * a_t)
     difference = (sample_and_noise(kind, student, x_t, t, **labels)[0] - wanted).flatten(1)
     n = difference.shape[1]
     distance = {
@@ -103,8 +115,10 @@ def reference(recipe, kind, student, target, teacher, batch, count=18):
         {"source": "data", "distance": "l1", "mean": 0.3, "std": 1.2},
         {"source": "data", "pairing": "ect"},
         {"target_rate": 0.9},
+        {"segments": 3},
+        {"segments": 4, "source": "data", "pairing": "ect", "distance": "l2"},
     ],
-    ids=["cd", "euler", "data", "ect", "lagging"],
+    ids=["cd", "euler", "data", "ect", "lagging", "segments", "segments of data"],
 )
 def test_loss(kind, options):
     recipe = Consistency(**options)
@@ -292,6 +306,16 @@ def test_levels_stay_within_the_schedule():
     assert max(float(t.max()) for t in told) <= 999 + 1e-6
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_multistep_model_is_sampled_at_the_ends_of_its_segments(kind):
+    recipe, student = Consistency(segments=4), denoiser(kind)
+    plan = recipe.plan(student, 4)
+    times = torch.tensor(plan.times, dtype=torch.float64)
+    assert (plan.solver, plan.calls, plan.times[-1]) == ("ddim", 4, 0.0)
+    torch.testing.assert_close(recipe._ends(student.schedule, times[:-1]), times[1:])
+    torch.testing.assert_close(recipe._ends(student.schedule, times[1:-1] + 1e-4), times[1:-1])
+
+
 def test_parts():
     made = networks(student=denoiser(("flow", "flow")), teacher=denoiser(("flow", "flow"), 1))
     in_parts(Consistency(), made)
@@ -319,6 +343,11 @@ def test_networks():
 def test_errors(options):
     with pytest.raises(ValueError, match="consistency needs 2 <= levels"):
         Consistency(**options)
+
+
+def test_errors_of_segments():
+    with pytest.raises(ValueError, match="segments of at least 1, got 0"):
+        Consistency(segments=0)
 
 
 def test_ect_has_no_teacher():
