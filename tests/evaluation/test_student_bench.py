@@ -64,7 +64,7 @@ def test_a_students_rows(tmp_path):
         ({"students": ["fashion-unet"]}, "fashion-unet is no student of fashion-dit: its card names no teacher"),
         ({"students": ["none.safetensors"]}, "there is no none.safetensors"),
         ({"students": [], "plans": {STUDENT: ["x.json"]}}, "unknown student with a plan"),
-        ({"students": [STUDENT, STUDENT]}, "two students are called meanflow"),
+        ({"students": [STUDENT, STUDENT]}, "two rows are called meanflow, 1 call"),
     ],
 )
 def test_mistakes(arguments, message):
@@ -81,9 +81,9 @@ def measured(tmp_path_factory):
     for suffix in (".json", ".safetensors"):
         shutil.copy(zoo.FOLDER / f"{STUDENT}{suffix}", folder / f"mine{suffix}")
     student = str(folder / "mine.safetensors")
-    solvers.flow_map(FLOW, times=[1.0, 0.6, 0.2, 0.0]).save(folder / "plan.json")
+    solvers.flow_map(FLOW, times=[1.0, 0.6, 0.2, 0.0]).save(folder / "mine.json")
     options = {
-        "calls": [2], "only": ["DDIM"], "students": [student], "plans": {student: [str(folder / "plan.json")]},
+        "calls": [2], "only": ["DDIM"], "students": [student], "plans": {student: [str(folder / "mine.json")]},
         "cache": CacheChoice(calls=(4,)), "teacher_steps": 3, "count": COUNT, "progress": False,
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -113,7 +113,7 @@ def test_every_row_is_that_of_its_samples(measured):
             assert found["change"] == {"against": against, "fid": pytest.approx(list(change), rel=1e-5)}
     assert measured.rows["meanflow + taylorseer, 4 calls"]["full_calls"] < 4
     assert measured.rows["meanflow + taylorseer, 4 calls"]["change"]["against"] == "meanflow, 4 calls"
-    assert not torch.equal(images["meanflow + plan, 3 calls"], images["meanflow, 3 calls"])
+    assert not torch.equal(images["meanflow + mine, 3 calls"], images["meanflow, 3 calls"])
 
 
 def test_the_report(measured):
@@ -123,7 +123,7 @@ def test_the_report(measured):
     page = (out / "report.html").read_text()
     assert "Quality against model calls" in page
     assert page.index("Quality against model calls") < page.index("What speed costs")
-    assert "meanflow + plan, 3 calls" in page
+    assert "meanflow + mine, 3 calls" in page
 
 
 def test_a_cut_run_goes_on(measured, monkeypatch):

@@ -85,7 +85,7 @@ def rows(
         found += _of_student(model, student, plans.get(student, ()), cache)
     twice = {row.name for row in found if [other.name for other in found].count(row.name) > 1}
     if twice:
-        raise ValueError(f"two students are called {sorted(twice)[0].split(',')[0]}; give their files other names")
+        raise ValueError(f"two rows are called {sorted(twice)[0]}; give their files other names")
     return found
 
 
@@ -124,7 +124,7 @@ def _of_student(teacher: str, student: str, plans: Sequence[str], cache: CacheCh
     for name in [*names, *plans]:
         plan = zoo.plan(student, name)
         yield from own(plan.calls)
-        label = f"{short} + {plan.options.get('method') or Path(name).stem}, {_calls(plan.calls)}"
+        label = f"{short} + {_tuned(facts['name'], plan, name)}, {_calls(plan.calls)}"
         yield Row(label, "students, tuned", short, student, plan, of_its_own[plan.calls], follows=not plan.stochastic)
     for calls in cache.calls if cache else ():
         yield from own(calls)
@@ -133,6 +133,13 @@ def _of_student(teacher: str, student: str, plans: Sequence[str], cache: CacheCh
         yield Row(
             label, "students, cached", short, student, plan, of_its_own[calls], cache, follows=not plan.stochastic
         )
+
+
+def _tuned(student: str, plan: Plan, name: str) -> str:
+    """What a plan is called: its method, or its file, or the file's folder, which pyaccel tune-solver names."""
+    path = Path(name)
+    stem = path.resolve().parent.name if path.name == "plan.json" else path.stem
+    return plan.options.get("method") or stem.removeprefix(f"{student}-")
 
 
 def _table(plan: Plan) -> str:
