@@ -22,4 +22,4 @@ def result_path(kind: str, device: str) -> Path:
 def results_of(kind: str) -> list[tuple[str, dict]]:
     """(name, content) of the files of a kind, the oldest first."""
     found = [(path.name, json.loads(path.read_text())) for path in RESULTS.glob(f"{kind}-*.json")]
-    return sorted(found, key=lambda entry: (entry[1]["date"], entry[0]))
+    return sorted(found, key=lambda entry: (entry[0].removesuffix(".json")[-10:], entry[0]))  # by date

@@ -38,6 +38,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
+from preset_steps import at_the_end, fitted
 from result_files import result_path
 
 from pyaccel import zoo
@@ -52,16 +53,6 @@ from pyaccel.training.record import from_yaml, machine_of, write_record
 WARM_UP, PROBE = 10, 8.0  # steps that compile what has to be, seconds in which steps are counted
 PATIENCE = 120.0  # seconds for which recipes wait for each other
 CALLS = ("1 call", "2 calls", "4 calls")
-
-
-def fitted(job: Distillation, steps: int) -> Distillation:
-    """The job with so many steps; what its recipe counts in steps keeps its share of the training."""
-    share, recipe = steps / job.run.steps, job.recipe
-    changes = {n: max(1, int(share * getattr(recipe, n))) for n in ("phase", "warmup") if getattr(recipe, n, 0)}
-    if "phase" in changes:  # the learning rate begins anew in each
-        changes["student"] = dataclasses.replace(recipe.student, cycle=changes["phase"])
-    recipe, run = dataclasses.replace(recipe, **changes), dataclasses.replace(job.run, steps=steps)
-    return dataclasses.replace(job, recipe=recipe, run=run)
 
 
 def job_of(name: str, a: argparse.Namespace) -> Distillation:
@@ -79,7 +70,9 @@ def steps_within(name: str, job: Distillation, seconds: float, ready) -> int:
     """How many steps can be made in as many seconds beside all that runs now."""
     folder = job.folder(name) / "probe"
     shutil.rmtree(folder, ignore_errors=True)
-    trainer = make_trainer(name, dataclasses.replace(job, out=folder, checkpoint_every=math.inf))
+    # The dearest steps: else a discriminator that comes later would take the time of the last steps.
+    probe = dataclasses.replace(job, recipe=at_the_end(job.recipe, job.run), out=folder, checkpoint_every=math.inf)
+    trainer = make_trainer(name, probe)
     trainer.fit(progress=False, steps=WARM_UP)
     together(ready)
     begun, first = time.monotonic(), trainer.step
@@ -121,7 +114,8 @@ def _train(name: str, a: argparse.Namespace, ready) -> None:
     else:
         steps = steps_within(name, job, seconds, ready)
         write_atomically(known, lambda path: path.write_text(json.dumps(steps)))
-    job = fitted(job, steps)
+    recipe, run = fitted(job.recipe, job.run, steps)
+    job = dataclasses.replace(job, recipe=recipe, run=run)
     trainer = make_trainer(name, job)
     write_record(trainer.folder, job)
     if trainer.checkpoint.exists():

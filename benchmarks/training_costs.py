@@ -3,9 +3,10 @@
     python benchmarks/training_costs.py --device cuda
     python benchmarks/training_costs.py meanflow scm --batch-size 64     # two of them, on a CPU
 
-All train students of the zoo's teacher with their settings for small models (pyaccel/distill/presets.py), but for the
-batch, which is the same for all. The teacher's own step is that of ``pyaccel train``. Contestants take turns of
-several steps, each judged by its best turn, in seconds of the processor, or of the wall clock with a GPU. Memory is
+All train students of the zoo's teacher with their settings for small models (pyaccel/distill/presets.py), as near the
+end of a training, but for the batch, which is the same for all. The teacher's own step is that of ``pyaccel train``.
+Contestants take turns of several steps, each judged by its best turn, in seconds of the processor, or of the wall clock
+with a GPU. Memory is
 
 - what stays between steps: parameters and buffers of all networks, averages, the optimizers' state, by counting;
 - what a step adds at its peak, activations, gradients and temporaries, by PyTorch's own record of each allocation.
@@ -28,6 +29,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from preset_steps import at_the_end
 from result_files import result_path
 from torch import Tensor, nn
 
@@ -148,7 +150,10 @@ def measure(a: argparse.Namespace) -> dict:
     """All recipes, and the teacher."""
     device, folder = torch.device(a.device), TemporaryDirectory()
     base = BASE_MODELS[a.teacher]
-    jobs = {"teacher": (base.recipe, base.config), **{name: PRESETS[name] for name in a.recipes}}
+    jobs = {
+        "teacher": (base.recipe, base.config),
+        **{name: (at_the_end(*PRESETS[name]), PRESETS[name][1]) for name in a.recipes},
+    }
     with folder, progress_bar("costs", (a.turns + 2) * len(jobs)) as bar:
         contestants = {}
         for name, job in jobs.items():

@@ -1,6 +1,7 @@
 """benchmarks/train_students.py with a few steps of a few samples on a CPU."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -8,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pyaccel.distill.presets import PRESETS
-from pyaccel.evaluation.distilling import default_run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import train_students
+from preset_steps import COUNTED, at_the_end, fitted
 
 
 @pytest.fixture
@@ -26,16 +27,21 @@ def arguments(tmp_path):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_settings_counted_in_steps_follow(name):
-    job = train_students.fitted(default_run(name), 777)
-    assert job.run.steps == 777
+    recipe, run = PRESETS[name]
+    shorter, config = fitted(recipe, run, 777)
+    assert config == dataclasses.replace(run, steps=777)
     if name == "progressive":
-        assert job.recipe.steps_at(0) == 16
-        assert job.recipe.steps_at(776) == job.recipe.end_steps
-        assert job.recipe.student.cycle == job.recipe.phase == 155
+        assert shorter.steps_at(0) == 16
+        assert shorter.steps_at(776) == shorter.end_steps
+        assert shorter.student.cycle == shorter.phase == 155
     if name == "scm":
-        assert job.recipe.warmup == round(0.25 * 777)
-    same = train_students.fitted(default_run(name), default_run(name).run.steps)
-    assert same == default_run(name)
+        assert shorter.warmup == int(0.25 * 777)
+    assert fitted(recipe, run, run.steps) == (recipe, run)
+
+
+def test_the_end_of_a_training():
+    for recipe, run in PRESETS.values():
+        assert all(getattr(at_the_end(recipe, run), name, 1) <= 1 for name in COUNTED)
 
 
 def test_a_student_of_pairs_from_its_beginning_to_its_row(arguments, monkeypatch):

@@ -110,7 +110,7 @@ def caching(
 @bench.command(short_help="Quality against model calls: the teacher, its solvers, its students.")
 @click.option("--model", type=click.Choice(MODELS["both"]), default="fashion-dit", show_default=True, help="Teacher.")
 @click.option("--calls", default="1,2,3,4,6,8", show_default=True, help="Of the teacher's solvers.")
-@click.option("--solvers", "only", help="Of the teacher, e.g. ddim,'UniPC-3 (B2)'; default: five of them.")
+@click.option("--solvers", "only", help="Of the teacher, e.g. ddim,'UniPC-3 (B2)', or all; default: five.")
 @click.option("--students", help="Of the zoo or NAME.safetensors with its card; default: all of the zoo's.")
 @click.option("--plan", "plans", multiple=True, metavar="STUDENT=FILE.json",
               help="A tuned solver of a student, see pyaccel tune-solver; may be given several times.")  # fmt: skip

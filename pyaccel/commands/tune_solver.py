@@ -14,9 +14,13 @@ from .options import parse_options
 @click.command(short_help="Train a solver: few calls with the quality of many.")
 @click.option("--model", required=True, help="A model of the zoo; see: pyaccel models.")
 @click.option("--steps", type=click.IntRange(1), required=True, help="Of the solver; most make one model call in each.")
-@click.option("--method", default="gs", show_default=True, help="gs, gas, ld3, s4s, s4s-alt, bns, amed; gits, dmn.")
+@click.option(
+    "--method", default="gs", show_default=True, help="gs, gas, ld3, s4s, s4s-alt, bns, amed; gits, dmn, search."
+)
 @click.option("--objective", help="l1, l2, pseudo-huber, psnr, lpips or features; default: the method's, mostly l2.")
-@click.option("--solver", default="", help="That it starts from; see: pyaccel solvers; default: dpmpp, or amed.")
+@click.option(
+    "--solver", default="", help="That it starts from; see: pyaccel solvers; default: dpmpp, amed, or a student's."
+)
 @click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="Of it; default: order=3 of dpmpp.")
 @click.option("--grid", help="Of it: uniform, log_snr, ...; default: its own.")
 @click.option("--guidance", type=float, default=1.0, show_default=True)
@@ -65,13 +69,15 @@ def tune_solver(
     """Train the times and coefficients of a solver for a model, so that few calls give what a teacher needs many for.
 
     Writes plan.json (pyaccel sample --plan OUT/plan.json), card.json and figure.png. Ctrl-C saves; the same command
-    goes on to the same bits. gits and dmn choose times and train nothing. What each method does:
-    docs/trained-solvers.md.
+    goes on to the same bits. gits, dmn and search choose times and train nothing. Of a student its own sampler is
+    tuned, to the samples of its teacher; one that adds noise on its way by search alone, which looks at the FID. What
+    each method does: docs/trained-solvers.md.
     """
     import torch
 
+    from .. import zoo
     from ..evaluation.teaching import facts_of, make_teacher, teacher_spec
-    from ..evaluation.tuning import CHOSEN, Job, tune, with_chosen_times, zoo_denoiser
+    from ..evaluation.tuning import CHOSEN, Job, scores_of, tune, with_chosen_times, zoo_denoiser
     from ..progress import progress_bar
     from ..training.distances import distance_of
     from ..training.teacher import load_teacher
@@ -81,9 +87,11 @@ def tune_solver(
         "validate_every": validate_every, "adversarial": adversarial, "seed": seed, "checkpoint": checkpoint or None,
     }  # fmt: skip
     job = Job(model, steps, method, solver, parse_options(options), grid, guidance, changes)
+    folder = out or Path("runs") / f"{Path(model).stem}-{method}-{steps}"
     if method in CHOSEN:
-        folder = out or Path("runs") / f"{model}-{method}-{steps}"
-        plan = with_chosen_times(job, zoo_denoiser(model, device, guidance, getattr(torch, dtype)))
+        denoiser = zoo_denoiser(model, device, guidance, getattr(torch, dtype))
+        with progress_bar("search", scores_of(steps), progress and method == "search") as bar:
+            plan = with_chosen_times(job, denoiser, bar=bar)
         plan.save(folder / "plan.json")
         print(f"times {', '.join(f'{t:.4g}' for t in plan.times)}: {folder / 'plan.json'}")
         return
@@ -92,13 +100,14 @@ def tune_solver(
         raise ValueError(f"--held-out {held_out} leaves nothing of --count {count} to train on")
     denoiser = zoo_denoiser(model, device, guidance, getattr(torch, dtype))
     job.plan(denoiser)
-    folder = out or Path("runs") / f"{model}-{method}-{steps}"
+    of_data = zoo.card(model).get("teacher", model)
     if teacher is None:
-        teacher = folder / "teacher"
-        spec = teacher_spec(model, denoiser, count)
+        teacher, asked_for = folder / "teacher", (device, guidance, getattr(torch, dtype))
+        maker = denoiser if of_data == model else zoo_denoiser(of_data, *asked_for)
+        spec = teacher_spec(of_data, maker, count)
         with progress_bar("teacher data", count, progress) as bar:
-            make_teacher(teacher, denoiser, spec, progress=bar.advance)
-    data, spec = load_teacher(teacher, model=model, **facts_of(denoiser))
+            make_teacher(teacher, maker, spec, progress=bar.advance)
+    data, spec = load_teacher(teacher, model=of_data, **facts_of(denoiser))
     asked = click.get_current_context().get_parameter_source("count") is click.core.ParameterSource.COMMANDLINE
     if asked and len(data) < count:
         raise ValueError(f"{teacher} holds {len(data)} samples, and --count is {count}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from .. import __version__, solvers, zoo
 from ..denoiser import Denoiser
 from ..files import write_atomically
 from ..names import look_up
+from ..progress import Bar
 from ..seeding import sample_noise
 from ..solvers import Plan, TrainablePlan
 from ..solvers.family import make_plan
@@ -28,20 +30,24 @@ from ..training.teacher import TeacherData, TeacherSpec
 from .figures import image_grid
 from .frechet import frechet_distance, moments
 from .quality import classify
-from .sampling import fashion_reference
+from .sampling import fashion_quality, fashion_reference, generate
+from .searching import EVALUATIONS, searched_times
 from .teaching import TEACHER_SEED, class_labels, dtype_name, sample_shape
 from .training_figure import training_figure
 
 SHOWN = 64
+CHOSEN = ("gits", "dmn", "search")
+"""Methods that choose times and train nothing."""
+SEARCH_SEED = 30_000  # apart from the seeds that figures are measured with
 
 
 @dataclass(frozen=True)
 class Job:
     """One training: of which plan, by which method.
 
-    ``model`` is a name of the zoo, or one of your own for any other denoiser. ``solver``, ``options`` and ``grid`` make
-    the plan that it starts from, by default the method's own; ``changes`` are settings of :class:`SolverConfig` that
-    replace the method's.
+    ``model`` is a name of the zoo, a student's file, or a name of your own for any other denoiser. ``solver``,
+    ``options`` and ``grid`` make the plan that it starts from, by default the method's own, and for a student its
+    sampler; ``changes`` are settings of :class:`SolverConfig` that replace the method's.
     """
 
     model: str
@@ -57,22 +63,31 @@ class Job:
         own = METHODS[self.method].solver if self.method in METHODS else ""
         if own and self.solver not in ("", own):
             raise ValueError(f"{self.method} trains the solver {own}, got {self.solver}; for that take gs")
-        solver = self.solver or own or "dpmpp"
+        sampler = (zoo.sampler(self.model) if zoo.knows(self.model) else None) or ("dpmpp", 0, {})
+        solver = self.solver or own or sampler[0]
         object.__setattr__(self, "solver", solver)
+        if solver == sampler[0]:
+            object.__setattr__(self, "options", {**sampler[2], **self.options})
         if solver == "dpmpp":
             object.__setattr__(self, "options", {"order": 3, **self.options})
 
     def plan(self, denoiser: Denoiser) -> Plan:
-        """The plan before training; ValueError for fewer steps than the solver's order."""
+        """The plan before training; ValueError for fewer steps than the solver's order, and for noise on its way."""
         order = self.options.get("order", 1)
         if isinstance(order, int) and self.steps < order:
             raise ValueError(
                 f"{self.solver} of order {order} needs at least {order} steps to show it, got {self.steps}; "
                 f"take more steps or a lower order (-o order={max(1, self.steps)})"
             )
-        return make_plan(
+        plan = make_plan(
             self.solver, denoiser.schedule, self.steps, grid=self.grid, prediction=denoiser.prediction, **self.options
         )
+        if plan.stochastic and self.method not in CHOSEN:
+            raise ValueError(
+                f"{self.solver} adds noise on its way, so its samples are not the teacher's one by one and "
+                f"{self.method} cannot train it; --method search chooses its times"
+            )
+        return plan
 
     def config(self) -> SolverConfig:
         """The method's settings with the changes."""
@@ -102,7 +117,7 @@ def make_trainer(
     A ``distance`` of your own replaces the objective of that name. The embedded classifier, a discriminator, and a
     validation by features are there for models of the zoo; others bring theirs, and are validated by the RMSE.
     """
-    config, device, of_zoo = job.config(), data.noise.device, job.model in zoo.names()
+    config, device, of_zoo = job.config(), data.noise.device, zoo.knows(job.model)
     train, held = data.split(held_out)
     trainable = TrainablePlan(job.plan(denoiser))
     if start is not None:
@@ -142,15 +157,24 @@ def feature_validation(denoiser: Denoiser, held: TeacherData) -> Callable[[torch
     return validate
 
 
-CHOSEN = ("gits", "dmn")
-"""Methods that choose times and train nothing."""
-
-
-def with_chosen_times(job: Job, denoiser: Denoiser, samples: int = 64) -> Plan:
-    """The job's solver on the times that ``gits`` or ``dmn`` choose."""
+def with_chosen_times(
+    job: Job, denoiser: Denoiser, samples: int = 64, searched: int = 1000, bar: Bar | None = None
+) -> Plan:
+    """The job's solver on the times that ``gits`` or ``dmn`` choose, or a ``search`` by the FID of samples."""
     start = job.plan(denoiser)
     if job.method == "dmn":
         times = solvers.dmn_times(start)
+    elif job.method == "search":
+        if not zoo.knows(job.model):
+            raise ValueError(f"search measures the FID of models of the zoo and their students, got {job.model}")
+
+        def fid(times: list[float]) -> float:
+            found = fashion_quality(generate(denoiser, _on_times(job, denoiser, times), searched, seed=SEARCH_SEED)).fid
+            if bar is not None:
+                bar.advance()
+            return math.inf if math.isnan(found) else found
+
+        times, _ = searched_times(start.times, fid, sweeps=sweeps_of(job.steps))
     else:
         device = next(denoiser.model.parameters()).device
         noise = sample_noise(TEACHER_SEED, range(samples), sample_shape(denoiser)).to(device)
@@ -158,7 +182,23 @@ def with_chosen_times(job: Job, denoiser: Denoiser, samples: int = 64) -> Plan:
         times = solvers.gits_times(
             denoiser, denoiser.schedule, job.steps, noise, grid=job.grid, prediction=denoiser.prediction, label=label
         )
-    return solvers.from_name(job.solver)(denoiser.schedule, times=times, prediction=denoiser.prediction, **job.options)
+    return _on_times(job, denoiser, times)
+
+
+def _on_times(job: Job, denoiser: Denoiser, times: list[float]) -> Plan:
+    make = solvers.from_name(job.solver)
+    options = {name: value for name, value in job.options.items() if name not in ("start", "end", "final")}
+    return make(denoiser.schedule, times=times, prediction=denoiser.prediction, **options)
+
+
+def sweeps_of(steps: int) -> int:
+    """How often a search goes over the inner times: one time alone is found at once."""
+    return min(2, steps - 1)
+
+
+def scores_of(steps: int) -> int:
+    """How often a search asks for the FID, at most."""
+    return 1 + sweeps_of(steps) * EVALUATIONS * (steps - 1)
 
 
 def write_result(job: Job, trainer: SolverTrainer, folder: Path, figures: dict[str, Any], teacher: TeacherSpec) -> Plan:

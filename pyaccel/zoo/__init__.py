@@ -51,6 +51,11 @@ def weights(name: str) -> Path:
     return path
 
 
+def knows(name: str) -> bool:
+    """Whether it names a model of the zoo or a file of one, and none of somebody else."""
+    return name in names() or name.endswith(".safetensors")
+
+
 def card(name: str) -> dict[str, Any]:
     """What is known of a model: architecture, schedule, prediction, training, figures. See :func:`weights`."""
     return json.loads(weights(name).with_suffix(".json").read_text())

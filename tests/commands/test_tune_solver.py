@@ -117,3 +117,20 @@ def test_teachers_that_do_not_fit(pyaccel, tmp_path):
     assert result.returncode == 2
     assert "must be deterministic" in result.stderr
     assert not (tmp_path / "noisy" / "teacher.json").exists()
+
+
+def test_a_student_learns_from_its_teachers_samples(tmp_path, pyaccel):
+    arguments = ("tune-solver", "--model", "fashion-dit-meanflow", "--steps", 2, "--count", 12, "--held-out", 4,
+                 "--iterations", 2, "--batch-size", 4, "--out", tmp_path / "run", "--no-progress")  # fmt: skip
+    result = pyaccel(*arguments)
+    assert result.returncode == 0, result.stderr
+    spec = json.loads((tmp_path / "run" / "teacher" / "teacher.json").read_text())
+    assert (spec["model"], spec["solver"], spec["steps"]) == ("fashion-dit", "unipc", 20)
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert (card["model"], card["starts from"]["solver"]) == ("fashion-dit-meanflow", "flow_map")
+    plan = Plan.load(tmp_path / "run" / "plan.json")
+    assert all(call.to is not None for stage in plan.stages for call in stage.calls)
+    result = pyaccel("tune-solver", "--model", "fashion-dit-dmd2", "--steps", 2, "--out", tmp_path / "x")
+    assert result.returncode == 2
+    assert "--method search" in result.stderr
+    assert not (tmp_path / "x").exists()  # it was refused before teacher data were made

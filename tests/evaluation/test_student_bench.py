@@ -27,11 +27,12 @@ def test_the_teachers_rows():
     found = rows(TEACHER, FLOW, [1, 2, 3], ["DDIM", "UniPC-3 (B2)", "Heun"], students=[], teacher_steps=7)
     assert (found[0].plan.solver, found[0].plan.calls, found[0].family) == ("unipc", 7, "baseline")
     solvers = {row.name: row.plan for row in found if row.family == "few steps"}
-    # With one call all are Euler's; Heun makes two in a step.
+    # With one call all are Euler's.
     assert set(solvers) == {"DDIM, 1 call", "DDIM, 2 calls", "DDIM, 3 calls", "UniPC-3 (B2), 2 calls",
                             "UniPC-3 (B2), 3 calls", "Heun, 2 calls"}  # fmt: skip
     assert all(f", {plan.calls} call" in name for name, plan in solvers.items())
     assert solvers["Heun, 2 calls"].solver == "heun"
+    assert {row.name: row.solvers for row in found}["DDIM, 1 call"] == ("ddim", "unipc", "heun")
     trained = [row.plan.calls for row in found if row.line == "GS, trained"]
     assert trained == [3, 4, 5, 6]
     assert {row.model for row in found} == {TEACHER}
@@ -64,7 +65,7 @@ def test_a_students_rows(tmp_path):
         ({"students": ["fashion-unet"]}, "fashion-unet is no student of fashion-dit: its card names no teacher"),
         ({"students": ["none.safetensors"]}, "there is no none.safetensors"),
         ({"students": [], "plans": {STUDENT: ["x.json"]}}, "unknown student with a plan"),
-        ({"students": [STUDENT, STUDENT]}, "two students are called meanflow"),
+        ({"students": [STUDENT, STUDENT]}, "two rows are called meanflow, 1 call"),
     ],
 )
 def test_mistakes(arguments, message):
@@ -81,9 +82,9 @@ def measured(tmp_path_factory):
     for suffix in (".json", ".safetensors"):
         shutil.copy(zoo.FOLDER / f"{STUDENT}{suffix}", folder / f"mine{suffix}")
     student = str(folder / "mine.safetensors")
-    solvers.flow_map(FLOW, times=[1.0, 0.6, 0.2, 0.0]).save(folder / "plan.json")
+    solvers.flow_map(FLOW, times=[1.0, 0.6, 0.2, 0.0]).save(folder / "tuned.json")
     options = {
-        "calls": [2], "only": ["DDIM"], "students": [student], "plans": {student: [str(folder / "plan.json")]},
+        "calls": [2], "only": ["DDIM"], "students": [student], "plans": {student: [str(folder / "tuned.json")]},
         "cache": CacheChoice(calls=(4,)), "teacher_steps": 3, "count": COUNT, "progress": False,
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -113,7 +114,7 @@ def test_every_row_is_that_of_its_samples(measured):
             assert found["change"] == {"against": against, "fid": pytest.approx(list(change), rel=1e-5)}
     assert measured.rows["meanflow + taylorseer, 4 calls"]["full_calls"] < 4
     assert measured.rows["meanflow + taylorseer, 4 calls"]["change"]["against"] == "meanflow, 4 calls"
-    assert not torch.equal(images["meanflow + plan, 3 calls"], images["meanflow, 3 calls"])
+    assert not torch.equal(images["meanflow + tuned, 3 calls"], images["meanflow, 3 calls"])
 
 
 def test_the_report(measured):
@@ -123,7 +124,7 @@ def test_the_report(measured):
     page = (out / "report.html").read_text()
     assert "Quality against model calls" in page
     assert page.index("Quality against model calls") < page.index("What speed costs")
-    assert "meanflow + plan, 3 calls" in page
+    assert "meanflow + tuned, 3 calls" in page
 
 
 def test_a_cut_run_goes_on(measured, monkeypatch):

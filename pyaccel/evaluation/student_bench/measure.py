@@ -83,10 +83,7 @@ def run(
                     samples, "" if cached is None else f"; {cached.summary().saved:.0%} of the work left out"
                 )
 
-            table.add(
-                row.name, measured, against=row.against, facts=_facts(row), follows=row.follows,
-                family=row.family, line=row.line,
-            )  # fmt: skip
+            table.add(row.name, measured, against=row.against, facts=_facts(row), follows=row.follows, **row.columns)
     drawing = Drawing(
         "calls",
         "Quality against model calls",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ class Row:
     """One row: ``model`` by ``plan``, in pairs with the row ``against``.
 
     ``line`` joins rows of one method in the figure. ``follows`` says whether its samples should be the teacher's own.
+    ``solvers`` are those that make this plan, where there are several.
     """
 
     name: str
@@ -50,6 +52,13 @@ class Row:
     against: str | None = None
     cache: CacheChoice | None = None
     follows: bool = True
+    solvers: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What the results say of the row beside what is measured."""
+        solvers = list(self.solvers or (self.plan.solver,))
+        return {"family": self.family, "line": self.line, "model": self.model, "solvers": solvers}
 
 
 def rows(
@@ -67,7 +76,7 @@ def rows(
     Args:
         model, schedule: the teacher.
         calls: of its solvers.
-        only: names of these; default :data:`SOLVERS`.
+        only: names of these, or "all"; default :data:`SOLVERS`.
         students: names of the zoo or NAME.safetensors; default all of the zoo's.
         plans: for a student the plans that stand beside its own sampler, besides the zoo's for it: files or names.
         cache: for students.
@@ -85,19 +94,22 @@ def rows(
         found += _of_student(model, student, plans.get(student, ()), cache)
     twice = {row.name for row in found if [other.name for other in found].count(row.name) > 1}
     if twice:
-        raise ValueError(f"two students are called {sorted(twice)[0].split(',')[0]}; give their files other names")
+        raise ValueError(f"two rows are called {sorted(twice)[0]}; give their files other names")
     return found
 
 
 def _of_teacher(model: str, schedule: Schedule, calls: Sequence[int], only: Sequence[str] | None) -> Iterator[Row]:
-    seen = set()
-    for variant in chosen(SOLVERS if only is None else only):
+    found: dict[str, Row] = {}
+    for variant in chosen(None if only == ["all"] else only or SOLVERS):
         for budget in calls:
             plan = plan_within(variant, schedule, budget)
-            if plan is None or plan.calls != budget or (table := _table(plan)) in seen:
-                continue  # with one call most are Euler's
-            seen.add(table)
-            yield Row(f"{variant.name}, {_calls(budget)}", "few steps", variant.name, model, plan)
+            if plan is None or plan.calls != budget:
+                continue
+            table = repr((plan.start, plan.stages, plan.output))
+            row = found.get(table) or Row(f"{variant.name}, {_calls(budget)}", "few steps", variant.name, model, plan)
+            of_both = tuple(dict.fromkeys((*row.solvers, plan.solver)))  # with one call most are Euler's
+            found[table] = dataclasses.replace(row, solvers=of_both)
+    yield from found.values()
     for name in zoo.plan_names(model):
         plan = zoo.plan(model, name)
         line = f"{name.split('-')[0].upper()}, trained"
@@ -124,7 +136,7 @@ def _of_student(teacher: str, student: str, plans: Sequence[str], cache: CacheCh
     for name in [*names, *plans]:
         plan = zoo.plan(student, name)
         yield from own(plan.calls)
-        label = f"{short} + {plan.options.get('method') or Path(name).stem}, {_calls(plan.calls)}"
+        label = f"{short} + {_tuned(facts['name'], plan, name)}, {_calls(plan.calls)}"
         yield Row(label, "students, tuned", short, student, plan, of_its_own[plan.calls], follows=not plan.stochastic)
     for calls in cache.calls if cache else ():
         yield from own(calls)
@@ -135,8 +147,11 @@ def _of_student(teacher: str, student: str, plans: Sequence[str], cache: CacheCh
         )
 
 
-def _table(plan: Plan) -> str:
-    return repr((plan.start, plan.stages, plan.output))
+def _tuned(student: str, plan: Plan, name: str) -> str:
+    """What a plan is called: its method, or its file, or the file's folder, which pyaccel tune-solver names."""
+    path = Path(name)
+    stem = path.resolve().parent.name if path.name == "plan.json" else path.stem
+    return plan.options.get("method") or stem.removeprefix(f"{student}-")
 
 
 def _calls(count: int) -> str:

@@ -1,0 +1,25 @@
+"""Presets for trainings of another length."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pyaccel.training.recipe import Recipe
+from pyaccel.training.trainer_config import TrainerConfig
+
+COUNTED = ("gan_start", "phase", "warmup")
+"""The hyper-parameters of recipes that are numbers of training steps."""
+
+
+def fitted(recipe: Recipe, run: TrainerConfig, steps: int) -> tuple[Recipe, TrainerConfig]:
+    """Both for so many steps; what the recipe counts in steps keeps its share of the training, but is at least one."""
+    share = steps / run.steps
+    changes = {name: max(1, int(share * getattr(recipe, name))) for name in COUNTED if getattr(recipe, name, 0)}
+    if "phase" in changes:  # the learning rate begins anew in each
+        changes["student"] = dataclasses.replace(recipe.student, cycle=changes["phase"])
+    return dataclasses.replace(recipe, **changes), dataclasses.replace(run, steps=steps)
+
+
+def at_the_end(recipe: Recipe, run: TrainerConfig) -> Recipe:
+    """The recipe as it is near the end of its training, with everything begun: what its steps cost then."""
+    return fitted(recipe, run, 1)[0]
