@@ -60,8 +60,9 @@ def job_of(name: str, a: argparse.Namespace) -> Distillation:
     job = default_run(name)
     if name in a.config:
         job = from_yaml(job, a.config[name])
+    run = dataclasses.replace(job.run, batch_size=a.batch_size or job.run.batch_size)
     return dataclasses.replace(
-        job, teacher=a.teacher, data=str(a.work / "pairs") if job.recipe.pairs else a.data, device=a.device,
+        job, run=run, teacher=a.teacher, data=str(a.work / "pairs") if job.recipe.pairs else a.data, device=a.device,
         out=a.work / name, name=f"{a.teacher}-{name}", count=a.count, validate_count=0, checkpoint_every=60.0,
     )  # fmt: skip
 
@@ -274,6 +275,7 @@ def main() -> int:
     add("--jobs", type=int, default=len(RECIPES), help="trainings at the same time")
     add("--count", type=int, default=10_000, help="samples for each figure")
     add("--pairs", type=int, default=20_000, help="of the teacher, for recipes that learn from them")
+    add("--batch-size", type=int, help="of all recipes; default: each one's own")
     add("--data", default="fashion-mnist", help="or Fashion-MNIST's folder, which PYACCEL_FASHION_MNIST may name, too")
     add("--config", type=_named_file, nargs="+", default=[], metavar="RECIPE=FILE",
         help="settings from YAML, as pyaccel distill RECIPE --dry-run prints them")  # fmt: skip

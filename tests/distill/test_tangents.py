@@ -135,7 +135,7 @@ def test_bfloat16_autocast_keeps_the_tangent_close():
 
 
 def test_a_derivative_along_a_trajectory_never_asks_for_times_beyond_the_ends():
-    """It is exact for what is quadratic in time, at the point of the trajectory that is nearest with h to both sides."""
+    """Exact for what is quadratic in time, at the point of the trajectory that is nearest with h to both sides."""
     t = torch.tensor([0.0, 0.004, 0.3, 0.995, 1.0], dtype=torch.float64)
     x, v = torch.randn(2, 5, 3, dtype=torch.float64)
     seen = []
