@@ -30,7 +30,10 @@ _GAN_RATE = Optimizer(1e-4, "adam", betas=(0.0, 0.99), clip=10.0)  # of networks
 
 PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
     "add": (
-        ADD(_GAN_RATE, dataclasses.replace(_GAN_RATE, learning_rate=3e-4), features="fashion-classifier"),
+        ADD(
+            _GAN_RATE, dataclasses.replace(_GAN_RATE, learning_rate=3e-4), features="fashion-classifier",
+            distillation=1.0,
+        ),
         TrainerConfig(steps=4000, batch_size=64, ema=(0.995,)),
     ),
     "ayf": (AlignYourFlow(_RATE, warmup=1000, tangent="finite", h=0.02), TrainerConfig(steps=4000)),
@@ -50,7 +53,7 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
     ),
     "kd": (KnowledgeDistillation(_RATE), TrainerConfig(steps=6000, flip=False)),
     "ladd": (
-        LADD(_GAN_RATE, dataclasses.replace(_GAN_RATE, learning_rate=3e-4)),
+        LADD(_GAN_RATE, dataclasses.replace(_GAN_RATE, learning_rate=3e-4), warmup=200, r1=0.01),
         TrainerConfig(steps=4000, batch_size=64, ema=(0.995,)),
     ),
     "lcm": (
