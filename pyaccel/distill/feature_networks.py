@@ -74,8 +74,9 @@ class FeatureNetwork(nn.Module):
         """The channels of its features; ``example``, a sample [1, ...], is needed unless all blocks are linear."""
         if not example:
             return block_widths(self.network, self.blocks)
+        like = next(self.network.parameters(), *example)
         with torch.no_grad():
-            return [f.shape[1 if f.dim() == 4 else -1] for f in self(*example)]
+            return [f.shape[1 if f.dim() == 4 else -1] for f in self(*(x.to(like.device) for x in example))]
 
 
 def pooled(features: Sequence[Tensor]) -> Tensor:
