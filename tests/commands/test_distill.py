@@ -39,7 +39,7 @@ def test_every_recipe_ends_in_a_student_that_samples(recipe, tmp_path, run):
     assert {"fid, 1 call", "interval, 2 calls", "accuracy, 4 calls"} <= set(card["figures"])
     low, high = card["figures"]["interval, 1 call"]
     assert low <= card["figures"]["fid, 1 call"] <= high
-    assert card["options"].get("second_time", False) == (recipe in ("ctm", "meanflow"))
+    assert card["options"].get("second_time", False) == (recipe in ("ayf", "ctm", "meanflow", "shortcut"))
     tensors, _ = load_tensors(tmp_path / f"fashion-dit-{recipe}.safetensors")
     assert all(torch.isfinite(t.float()).all() for t in tensors.values())
     before = zoo.load_model("fashion-dit").state_dict()
