@@ -18,10 +18,10 @@ from preset_steps import COUNTED, at_the_end, fitted
 @pytest.fixture
 def arguments(tmp_path):
     (tmp_path / "few.yaml").write_text("run: {batch_size: 4}\n")
+    config = dict.fromkeys(PRESETS, tmp_path / "few.yaml")
     return argparse.Namespace(
-        recipes=["scm"], teacher="fashion-dit", device="cpu", minutes=0.002, jobs=2, count=8, pairs=8,
-        data="fashion-mnist", config=dict.fromkeys(PRESETS, tmp_path / "few.yaml"), work=tmp_path / "work",
-        out=tmp_path / "out.json",
+        recipes=["scm"], teacher="fashion-dit", device="cpu", minutes=0.002, jobs=2, count=8, pairs=8, batch_size=None,
+        data="fashion-mnist", config=config, work=tmp_path / "work", out=tmp_path / "out.json",
     )  # fmt: skip
 
 

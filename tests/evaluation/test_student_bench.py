@@ -158,6 +158,19 @@ def test_a_cut_run_goes_on(measured, monkeypatch):
     assert len(sampled) == 10 + 1 + 5
 
 
+def test_other_weights_or_plans_make_another_row(tmp_path):
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(zoo.FOLDER / f"{STUDENT}{suffix}", tmp_path / f"mine{suffix}")
+    file = tmp_path / "mine.safetensors"
+    one, two, _ = (row for row in rows(TEACHER, FLOW, [1], ["DDIM"], [str(file)]) if row.family == "students")
+    assert measure._facts(one) == measure._facts(one) != measure._facts(two)
+    cached = dataclasses.replace(one, cache=CacheChoice())
+    assert measure._facts(one) != measure._facts(cached)
+    before = measure._facts(one)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert measure._facts(one) != before
+
+
 def test_the_figure_leaves_out_what_has_no_value(tmp_path):
     base = {"name": "a", "family": "baseline", "line": "teacher", "full_calls": 20, "fid": 1.0, "interval": [0.9, 1.1]}
     broken = base | {"name": "b", "family": "students", "line": "b", "full_calls": 1, "fid": float("nan")}
