@@ -131,11 +131,12 @@ def new_denoiser(seed: int) -> Denoiser:
 
 RATE = Optimizer(2e-3, "adam", decay="cosine", warmup=20)
 FAST = Optimizer(5e-3, "adam", decay="cosine", warmup=20)
+FASTEST = replace(FAST, learning_rate=1e-2)
 GAN_RATE = Optimizer(1e-3, "adam", betas=(0.0, 0.99), clip=10.0, warmup=20, decay="cosine")  # two against each other
 TEACHER = Denoising(RATE, "uniform", label_dropout=0.0)
 # name: (recipe, whether it starts from a trained teacher, figures of other code: one-step JS)
 RECIPES = {
-    "kd": (distill.KnowledgeDistillation(Optimizer(1e-2, "adam", decay="cosine", warmup=20)), True, ""),
+    "kd": (distill.KnowledgeDistillation(FASTEST), True, ""),
     "progressive": (
         distill.ProgressiveDistillation(Optimizer(1e-3, "adam", decay="linear", cycle=200), 16, 1, 200), True, ""),
     "consistency (distilled)": (
@@ -146,11 +147,11 @@ RECIPES = {
         distill.Consistency(RATE, "data", "grid", levels=10, most_levels=160), False, ""),
     "consistency (ECT)": (
         distill.Consistency(RATE, "data", "ect", mean=0.0, std=1.5), False, "0.040-0.057"),
-    "consistency-fm (data)": (distill.ConsistencyFM(RATE), False, "0.007-0.029"),
+    "consistency-fm (data)": (distill.ConsistencyFM(FASTEST, segments=1), False, "0.007-0.029"),
     "consistency-fm (teacher)": (
-        distill.ConsistencyFM(RATE, delta=0.01, boundary=0.0, source="teacher"), True, ""),
-    "ayf": (distill.AlignYourFlow(RATE, warmup=200), True, "0.006-0.011"),
-    "ayf (lmd)": (distill.AlignYourFlow(RATE, objective="lmd", warmup=200), True, ""),
+        distill.ConsistencyFM(FASTEST, delta=0.01, boundary=0.0, source="teacher"), True, ""),
+    "ayf": (distill.AlignYourFlow(FASTEST, warmup=200), True, "0.006-0.011"),
+    "ayf (lmd)": (distill.AlignYourFlow(FASTEST, objective="lmd", warmup=200), True, ""),
     "scm (distilled)": (distill.ContinuousConsistency(RATE, source="teacher", sigma_data=1.0, warmup=200), True, ""),
     "scm (data)": (
         distill.ContinuousConsistency(RATE, source="data", sigma_data=1.0, warmup=200), False, "0.012-0.023"),
@@ -158,9 +159,10 @@ RECIPES = {
         distill.LCM(FAST, least_guidance=1.0, most_guidance=1.0, timestep_scaling=1e4, target_rate=0.0), True, ""),
     "meanflow (data)": (distill.MeanFlow(RATE), False, "0.056-0.091"),
     "meanflow (teacher)": (distill.MeanFlow(RATE, equal=0.25, velocity="teacher"), True, ""),
-    "shortcut (data)": (distill.Shortcut(RATE), False, "0.0065-0.024"),
+    "shortcut (data)": (distill.Shortcut(FASTEST, bootstrap_every=2), False, "0.0065-0.024"),
     "shortcut (teacher)": (
-        distill.Shortcut(RATE, most_steps=32, bootstrap_every=2, initial="teacher", velocity="teacher"), True, ""),
+        distill.Shortcut(
+            FASTEST, most_steps=32, bootstrap_every=2, initial="teacher", velocity="teacher"), True, ""),
     "ctm": (distill.CTM(FAST, gan=0.0, dsm=0.1, adaptive=False, solver_steps=3), True, ""),
     # In one dimension the mean of what is possible, which ADD's teacher names, is far from all of it.
     "add": (distill.ADD(GAN_RATE, GAN_RATE, distillation=0.1), True, ""),

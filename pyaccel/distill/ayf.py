@@ -26,30 +26,14 @@ def autoguided(strong: Tensor, weak: Tensor, weight: Tensor) -> Tensor:
     return weak + per_sample(weight, weak) * (strong - weak)
 
 
-def eulerian_tangent(
-    f, network, velocity, x: Tensor, t: Tensor, s: Tensor, r: float, how: Tangent = "forward", h: float = 0.01
-) -> Tensor:
-    """(v − F) + r·(s − t)·dF/dt along the trajectory (section 3.4, eq. 4); no gradient flows.
+def map_tangent(f: Tensor, v: Tensor, slope: Tensor, t: Tensor, s: Tensor, r: float) -> Tensor:
+    """g = (v − F) + r·(s − t)·slope of a flow map x + (s − t)·F from t to s (section 3.4, eq. 4); [b, ...], t, s [b].
 
-    With r = 1 it is d/dt of the map x + (s − t)·F: 0 where it does not matter at which point of a trajectory the map
-    begins. ``f`` [b, ...] is F(x, t, s) = ``network(x, t, s)``, and v = ``velocity(x, t)``.
+    With v at (x, t) and the slope dF/dt along the trajectory it is d/dt of the map where r is 1: 0 where it does not
+    matter at which point of a trajectory the map begins. With v where the map leads and the slope −dF/ds it is v − d/ds
+    of the map: 0 where its end follows the trajectory.
     """
-    v = velocity(x, t)
-    slope = trajectory_derivative(lambda x, t: network(x, t, s), x, t, v, how, h)
-    return (v - f.detach()) + r * per_sample(s - t, x) * slope
-
-
-def lagrangian_tangent(
-    f, network, velocity, x: Tensor, t: Tensor, s: Tensor, r: float, how: Tangent = "forward", h: float = 0.01
-) -> Tensor:
-    """(v − F) − r·(s − t)·dF/ds with v the velocity where the map x + (s − t)·F leads to; no gradient flows.
-
-    With r = 1 it is v − d/ds of the map: 0 where its end follows the trajectory. The arguments are those of
-    :func:`eulerian_tangent`.
-    """
-    v = velocity(x + per_sample(s - t, x) * f.detach(), s)
-    _, slope = directional_derivative(lambda s: network(x, t, s), (within(s, how, h),), (torch.ones_like(s),), how, h)
-    return (v - f.detach()) - r * per_sample(s - t, x) * slope
+    return (v - f) + r * per_sample(s - t, f) * slope
 
 
 @dataclass(frozen=True)
@@ -123,11 +107,23 @@ class AlignYourFlow(Recipe):
             strong = networks.teacher(x, t, **conditioning).to(x.dtype)
             return strong if weak is None else autoguided(strong, weak(x, t, **conditioning).to(x.dtype), weight)
 
+        eulerian, how = self.objective == "emd", self.tangent
+        if eulerian:
+            v = velocity(x, t)
+            slope = trajectory_derivative(lambda x, t: network(x, t, s), x, t, v, how, self.h)
+        else:
+            inside = within(s, how, self.h)
+            slope = -directional_derivative(lambda s: network(x, t, s), (inside,), (torch.ones_like(s),), how, self.h)[
+                1
+            ]
+        # After all other calls of the student: shards of what this one keeps for its gradients are still needed.
         f = networks.student(x, t, to=s, **told).to(x.dtype)
-        tangent = eulerian_tangent if self.objective == "emd" else lagrangian_tangent
+        value = f.detach()
+        if not eulerian:
+            v = velocity(x + per_sample(s - t, x) * value, s)
         r = min(self.most_warmup, batch.step / self.warmup) if self.warmup else self.most_warmup
-        g = tangent(f, network, velocity, x, t, s, r, self.tangent, self.h)
-        yield "student", (f - (f.detach() + normalised(g, self.c))).square().mean()
+        g = normalised(map_tangent(value, v, slope, t, s, r), self.c)
+        yield "student", (f - (value + g)).square().mean()
 
     def plan(self, student: Denoiser, steps: int) -> Plan:
         """How the student is sampled: the map from time to time. Their sampling with gamma is ``solvers.ctm``."""

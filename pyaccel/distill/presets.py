@@ -36,7 +36,7 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
         ),
         TrainerConfig(steps=4000, batch_size=64, ema=(0.995,)),
     ),
-    "ayf": (AlignYourFlow(_RATE, warmup=1000, tangent="finite", h=0.02), TrainerConfig(steps=4000)),
+    "ayf": (AlignYourFlow(_RATE, warmup=1000, tangent="finite", h=0.05), TrainerConfig(steps=4000)),
     "consistency": (
         Consistency(_RATE, levels=10, most_levels=80, mean=-0.5, std=1.6),
         TrainerConfig(steps=4000),
