@@ -316,6 +316,15 @@ def test_a_multistep_model_is_sampled_at_the_ends_of_its_segments(kind):
     torch.testing.assert_close(recipe._ends(student.schedule, times[1:-1] + 1e-4), times[1:-1])
 
 
+def test_segments_of_pairs_that_end_in_data():
+    """ECT's pairs begin with many at s = 0, which is the end of the last segment."""
+    recipe, kind = Consistency(segments=2, source="data", pairing="ect"), KINDS[0]
+    student = denoiser(kind)
+    mine, other = twice(step=0)
+    loss = all_losses(recipe, networks(student=student), mine)["student"]
+    assert_agree(loss, reference(recipe, kind, student.model, student.model, None, other), student)
+
+
 def test_parts():
     made = networks(student=denoiser(("flow", "flow")), teacher=denoiser(("flow", "flow"), 1))
     in_parts(Consistency(), made)
