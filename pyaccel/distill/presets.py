@@ -42,7 +42,11 @@ PRESETS: dict[str, tuple[Recipe, TrainerConfig]] = {
         TrainerConfig(steps=4000),
     ),
     "consistency-fm": (ConsistencyFM(_RATE, delta=0.01, boundary=0.0, source="teacher"), TrainerConfig(steps=4000)),
-    "ctm": (CTM(_RATE, _GAN_RATE, solver_steps=6, gan_start=1500), TrainerConfig(steps=4000)),
+    "ctm": (
+        # Denoising is what the teacher can do already: its gradient is small, and balanced it would drown the rest.
+        CTM(_RATE, _GAN_RATE, solver_steps=3, dsm=0.1, gan=0.03, gan_start=2000, adaptive=False),
+        TrainerConfig(steps=4000),
+    ),
     "dmd": (
         DMD(_GAN_RATE, _GAN_RATE, distance="pseudo-huber"),
         TrainerConfig(steps=4000, batch_size=64, ema=(0.995,), flip=False),
