@@ -79,3 +79,15 @@ def test_trained_plans_fit_their_models_and_cards(name):
 def test_a_plan_that_is_not_there():
     with pytest.raises(ValueError, match="unknown plan for fashion-dit 'best-1'"):
         zoo.plan("fashion-dit", "best-1")
+
+
+def test_a_student_that_is_told_the_guidance_makes_one_call():
+    noise, label = torch.randn(3, 1, 28, 28), torch.arange(3)
+    t, weights = torch.full((3,), 0.8), torch.full((3,), 1.8)
+    plain, told = zoo.load("fashion-dit-lcm"), zoo.load("fashion-dit-lcm", guidance=1.8)
+    found = told(noise, t, label=label)
+    assert torch.equal(found, plain(noise, t, label=label, guidance=weights))
+    assert not torch.allclose(found, plain(noise, t, label=label), atol=1e-3)
+    assert list(told.weights) == [1.0]  # one call, no guidance of two
+    with pytest.raises(ValueError, match="beside the label"):
+        zoo.load("fashion-dit-lcm", guidance=weights)

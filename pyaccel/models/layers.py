@@ -25,9 +25,11 @@ class Conditioning(nn.Module):
 
     Returns [B, dim] for t [B] and label [B] (integers in 0..classes), or None for no label at all. With ``second_time``
     it also takes the time ``to`` [B] that a flow map leads to; what that adds is 0 until it is trained, and ``to`` None
-    is t itself. With ``guided`` it takes the weight ``guidance`` [B] that its samples are to have, by default 1;
-    what that adds is 0 until it is trained. ValueError for either without it.
+    is t itself. With ``guided`` it takes the weight ``guidance`` [B] that its samples are to have, by default the
+    attribute ``usual_guidance``; what that adds is 0 until it is trained. ValueError for either without it.
     """
+
+    usual_guidance = 1.0
 
     def __init__(self, dim: int, classes: int, frequencies: int = 128, second_time: bool = False, guided: bool = False):
         super().__init__()
@@ -79,7 +81,7 @@ class Conditioning(nn.Module):
             gap = torch.zeros_like(t) if to is None else t - to
             c = c + self.interval(sinusoidal_embedding(16 * gap, self.frequencies).to(dtype))
         if self.strength is not None:
-            beyond = torch.zeros_like(t) if guidance is None else guidance - 1
+            beyond = (torch.full_like(t, self.usual_guidance) if guidance is None else guidance) - 1
             c = c + self.strength(sinusoidal_embedding(16 * beyond, self.frequencies).to(dtype))
         return c
 

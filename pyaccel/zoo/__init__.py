@@ -83,7 +83,9 @@ def load(
     """A generative model of the zoo or a file as a Denoiser; samples are images in [−1, 1] for a ``label=`` [B].
 
     Args:
-        guidance: weight w of classifier-free guidance, a number or a tensor [B]; 1 is without.
+        guidance: weight w of classifier-free guidance, a number or a tensor [B]; 1 is without. Students that are told
+            it (lcm) take a number, and make one call all the same; for a weight of each sample, hand them
+            ``guidance=`` [B] beside the label.
         dtype: of the network; the state of a run stays float32.
         batched: both passes of guidance in one call.
         device: where the network is.
@@ -94,6 +96,10 @@ def load(
     model = load_model(name).to(device, dtype)
     schedule = schedules.from_name(facts["schedule"]["name"], **facts["schedule"]["parameters"])
     unconditional = {"label": model.classes}
+    if facts["options"].get("guided"):
+        if isinstance(guidance, torch.Tensor):
+            raise ValueError(f"{name} is told the guidance: hand it over beside the label, guidance= [B]")
+        model.conditioning.usual_guidance, guidance = guidance, 1.0
     return Denoiser(model, schedule, facts["prediction"], guidance, unconditional, batched, dtype)
 
 
