@@ -199,6 +199,8 @@ def _like(name: str, without: Any, value: Any) -> Any:
     """The value without condition, like ``value`` where that is a tensor."""
     if not isinstance(value, torch.Tensor):
         return without
+    if isinstance(without, (int, float)):  # by a fill: a copy would wait for the device
+        return value.new_full((), without).expand_as(value)
     tensor = torch.as_tensor(without, dtype=value.dtype, device=value.device)
     if tensor.dim() == value.dim() > 0 and 1 < len(tensor) < len(value) and len(value) % len(tensor) == 0:
         tensor = tensor.repeat(len(value) // len(tensor), *[1] * (tensor.dim() - 1))  # calls of several points at once

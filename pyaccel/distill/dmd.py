@@ -22,7 +22,7 @@ def distribution_matching_loss(sample: Tensor, real: Tensor, fake: Tensor) -> Te
     """½·mean (x − sg(x − g))² with g = (x̂_fake − x̂_real)/mean|x − x̂_real|, whose gradient by x is g/(elements).
 
     ``sample`` x [b, ...] with its graph; ``real`` and ``fake`` [b, ...], what the teacher and the critic make of x with
-    noise (Yin et al. 2023, arXiv 2311.18828, eq. 7 and 8).
+    noise (Yin et al. 2023, arXiv 2311.18828, eq. 7 and 8 as their pseudo-code has them, without a factor alpha).
     """
     with torch.no_grad():
         scale = (sample - real).abs().flatten(1).mean(1).clamp_min(1e-6)

@@ -66,8 +66,10 @@ class Batch:
         generator = step_generator(self.seed, self.step, stream=_UNIFORM + self._draws)
         strata = torch.randperm(self.size, generator=generator)
         numbers = (strata + torch.rand(self.size, generator=generator, dtype=torch.float64)) / self.size
-        mine = numbers[self.places.start : self.places.stop]
-        return mine.clamp_(1e-6, 1 - 1e-6).to(self.x.device, self.x.dtype)
+        mine = numbers[self.places.start : self.places.stop].clamp_(1e-6, 1 - 1e-6).to(self.x.dtype)
+        if self.x.is_cuda:  # from pinned memory the host does not wait for what the GPU is doing
+            return mine.pin_memory().to(self.x.device, non_blocking=True)
+        return mine
 
     def number(self) -> float:
         """One number in [0, 1) for the whole batch, the same on every rank."""
