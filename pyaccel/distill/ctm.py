@@ -64,9 +64,10 @@ class CTM(Recipe):
     ``levels`` noise levels by Karras's rule lie between ``least`` and ``most``; t, u and s are among them. The teacher
     makes at most ``solver_steps`` of Heun's steps from t to u, by default all that there are. Beside the distance (the
     paper's is lpips, for images) stand denoising with the weight ``dsm`` and, from the step ``gan_start`` on, the
-    discriminator with ``gan``, by a hinge loss where the paper writes logarithms. Unless ``adaptive`` is off, both are multiplied by the ratio of the gradients' norms at
-    ``last_layer``, which is found out by default; of a batch that is accumulated, each part has weights of its own.
-    ``bottleneck`` and ``width`` are those of :class:`.critics.Critic`, ``gamma`` is that of the solver ``ctm``.
+    discriminator with ``gan``, by a hinge loss where the paper writes logarithms. Unless ``adaptive`` is off, both are
+    multiplied by the ratio of the gradients' norms at ``last_layer``, which is found out by default; of a batch that is
+    accumulated, each part has weights of its own. ``bottleneck`` and ``width`` are those of :class:`.critics.Critic`,
+    ``gamma`` is that of the solver ``ctm``.
     """
 
     student: Optimizer = Optimizer(4e-4, "radam")

@@ -53,10 +53,10 @@ class LCM(Recipe):
     The teacher, with a guidance between ``least_guidance`` and ``most_guidance`` that is drawn for each sample, makes
     one step of DDIM over ``skip`` of the ``times`` equal parts of the schedule. (These are pyaccel's guidance, where 1
     is none: the paper's w is this minus 1.) The student is told the guidance; with LoRA it is not, and the adapters
-    learn what all of these have in common. ``target_rate`` is that of the average which serves as target; with LoRA
-    the target is the student itself. ``timestep_scaling`` and ``sigma_data`` are those of the boundary condition, for
-    networks that are told times up to 999; where these are told t in [0, 1], it wants a thousand times as much. ``lora_layers`` are the ends of the names of layers that get adapters; they
-    are written by :func:`.lora.save_lora`.
+    learn what all of these have in common. ``target_rate`` is that of the average which serves as target; with LoRA the
+    target is the student itself. ``timestep_scaling`` and ``sigma_data`` are those of the boundary condition, for
+    networks that are told times up to 999; where these are told t in [0, 1], it wants a thousand times as much.
+    ``lora_layers`` are the ends of the names of layers that get adapters; they are written by :func:`.lora.save_lora`.
     """
 
     student: Optimizer = Optimizer(8e-6, "adamw")
