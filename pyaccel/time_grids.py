@@ -117,6 +117,20 @@ def linspace(schedule: Schedule, steps: int, start: float = 1.0, end: float = 0.
     return _times_of(n + last, count, end)
 
 
+def some_of(times: Sequence[float], otherwise: Grid) -> Grid:
+    """A grid of as many of these times as there are steps, evenly chosen from the first on, none above ``start``.
+
+    For students that were trained at a few times; for more steps than times it is the grid ``otherwise``.
+    """
+
+    def grid(schedule: Schedule, steps: int, start: float = 1.0, end: float = 0.0) -> list[float]:
+        if steps > len(times):
+            return otherwise(schedule, steps, start, end)
+        return [*(min(float(times[i * len(times) // steps]), start) for i in range(steps)), end]
+
+    return grid
+
+
 ALIGN_YOUR_STEPS = {
     "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
     "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),

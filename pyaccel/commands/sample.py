@@ -84,7 +84,7 @@ def sample(
     else:
         own_solver, own_steps, own_options = zoo.sampler(model) or ("unipc", 8, {})
         if solver in (None, own_solver):
-            settings = own_options | settings
+            settings = own_options | ({"grid": grid} if grid else {}) | settings
         solver, steps = solver or own_solver, own_steps if steps is None else steps
         plan = make_plan(
             solver, denoiser.schedule, steps, **{"grid": grid, "prediction": denoiser.prediction, **settings}

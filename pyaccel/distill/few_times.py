@@ -56,9 +56,7 @@ def with_noise(schedule: Schedule, x0: Tensor, noise: Tensor, t: Tensor, pure: T
 def few_step_plan(student: Denoiser, times: Sequence[float], calls: int) -> Plan:
     """Consistency multistep sampling at ``calls`` of the times, evenly chosen from the first on.
 
-    More calls than times are those of :func:`.consistency_plan`, at times that the student has not seen.
+    More calls than times are those of :func:`.consistency_plan`, at times that the student has not seen: so a list of
+    times as a solver's grid has it, which a student's card can name.
     """
-    if calls > len(times):
-        return consistency_plan(student, calls)
-    chosen = [student_times(student, times)[i * len(times) // calls] for i in range(calls)]
-    return lcm(student.schedule, times=[*chosen, 0.0], prediction=student.prediction)
+    return lcm(student.schedule, calls, prediction=student.prediction, grid=list(times))

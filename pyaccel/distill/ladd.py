@@ -106,6 +106,11 @@ class LADD(Recipe):
         of_real, of_fake = zip(*(head.chunk(2) for head in logits), strict=True)
         yield "discriminator", hinge_discriminator_loss(of_real, of_fake) + self.r1 * penalty
 
+    @property
+    def grid(self) -> list[float]:
+        """The times."""
+        return list(self.times)
+
     def plan(self, student: Denoiser, steps: int) -> Plan:
         """How the student is sampled: at the times that it was trained at."""
         return few_step_plan(student, self.times, steps)

@@ -167,11 +167,12 @@ def write_student(recipe: str, job: Distillation, trainer: Trainer, student: Den
     print(f"student: {folder / name}.safetensors")
 
 
-def _sampler_options(plan: Plan, schedule: Schedule) -> dict[str, Any]:
-    """What the student's solver is told, and where sampling begins for a student that has not seen all of the noise."""
+def _sampler_options(recipe: Recipe, plan: Plan, schedule: Schedule) -> dict[str, Any]:
+    """What the student's solver is told, and at which times, for a student that has not seen all of them."""
     usual = make_plan(plan.solver, schedule, 1, prediction=plan.prediction)
     options = {name: value for name, value in plan.options.items() if value != usual.options.get(name)}
-    return options | ({} if plan.times[0] == usual.times[0] else {"start": plan.times[0]})
+    grid = {} if recipe.grid is None else {"grid": recipe.grid}
+    return options | grid | ({} if plan.times[0] == usual.times[0] else {"start": plan.times[0]})
 
 
 def student_card(
@@ -195,7 +196,7 @@ def student_card(
         "teacher": job.teacher,
         "recipe": recipe,
         "paper": (type(job.recipe).__doc__ or "").strip().split("\n")[0],
-        "sampler": {"solver": plan.solver, "steps": 1, "options": _sampler_options(plan, schedule)},
+        "sampler": {"solver": plan.solver, "steps": 1, "options": _sampler_options(job.recipe, plan, schedule)},
         "training": {
             "command": made_by["command"],
             "steps": trainer.step,

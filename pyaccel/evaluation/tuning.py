@@ -55,7 +55,7 @@ class Job:
     method: str
     solver: str = ""
     options: dict[str, Any] = field(default_factory=dict)
-    grid: str | None = None
+    grid: str | list[float] | None = None
     guidance: float = 1.0
     changes: dict[str, Any] = field(default_factory=dict)
 
@@ -67,7 +67,10 @@ class Job:
         solver = self.solver or own or sampler[0]
         object.__setattr__(self, "solver", solver)
         if solver == sampler[0]:
-            object.__setattr__(self, "options", {**sampler[2], **self.options})
+            options = {**sampler[2], **self.options}
+            grid = options.pop("grid", None)
+            object.__setattr__(self, "grid", self.grid or grid)
+            object.__setattr__(self, "options", options)
         if solver == "dpmpp":
             object.__setattr__(self, "options", {"order": 3, **self.options})
 

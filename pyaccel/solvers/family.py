@@ -74,7 +74,7 @@ def solver(
         times: Sequence[float] | None = None,
         prediction: str | None = None,
         lower_order_final: bool = lowers,
-        grid: str | time_grids.Grid | None = None,
+        grid: str | time_grids.Grid | Sequence[float] | None = None,
         start: float | None = None,
         end: float | None = None,
         final: str | None = None,
@@ -100,7 +100,7 @@ def solver(
                 blind = inverse and schedule.sigma(0.0) == 0 and (prediction == "sample" or threshold is not None)
                 end = schedule.t_min if blind else 0.0
             times = chosen_times(
-                name, schedule, steps, grid=grid or default_grid, start=start, end=end, final=final or "zero",
+                name, schedule, steps, grid=grid, default=default_grid, start=start, end=end, final=final or "zero",
                 intervals=intervals,
             )  # fmt: skip
             times = times[::-1] if inverse else times
@@ -147,7 +147,8 @@ _COMMON = """Args:
         otherwise epsilon. A Denoiser knows its own.
     lower_order_final: lower the order over the last steps.
     grid: a name of pyaccel.time_grids, or a function like those there; by default the solver's own, or karras for
-        edm and uniform otherwise.
+        edm and uniform otherwise. A list of falling times, such as those that a student was trained at, is a grid of
+        as many of them as there are steps, evenly chosen; for more steps than times it is the default.
     start, end: first and last time of the grid, by default 1 and 0. A model of the noise starts at ``schedule.t_max``
         where there is nothing but noise at 1 (cosine), and inversion begins at ``schedule.t_min`` for a model of the
         data, or with a threshold.

@@ -38,7 +38,8 @@ def chosen_times(
     schedule: Schedule,
     steps: int,
     *,
-    grid: str | time_grids.Grid | None,
+    grid: str | time_grids.Grid | Sequence[float] | None,
+    default: str | time_grids.Grid | None,
     start: float,
     end: float,
     final: str,
@@ -48,7 +49,10 @@ def chosen_times(
     steps = whole(name, "steps", steps, least=1)
     if intervals is not None:
         steps = intervals(steps, (schedule.alpha(start) == 0) + (final == "zero" and schedule.sigma(end) == 0))
-    return time_grids.make(schedule, steps, grid or natural_grid(schedule), start, end, final)
+    default = default or natural_grid(schedule)
+    if isinstance(grid, (list, tuple)):
+        grid = time_grids.some_of(grid, time_grids.GRIDS[default] if isinstance(default, str) else default)
+    return time_grids.make(schedule, steps, grid or default, start, end, final)
 
 
 def given_times(name: str, times: Sequence[float], inverse: bool, beside: Mapping[str, Any]) -> list[float]:

@@ -38,7 +38,8 @@ class Recipe:
     ``output`` names the network that a training is for; ``averaged`` those that have an EMA. ``kept`` names networks
     that are not trained and change nevertheless, so that checkpoints hold them. ``pairs`` says that the data must be a
     teacher's samples with their noise. ``depends_on_steps`` says that what a step does depends on how many there are; a
-    run of such a recipe cannot be made longer.
+    run of such a recipe cannot be made longer. ``grid`` is that of the student's solver, for its card, where it is not
+    the solver's own: a name or the few times that the student knows.
     """
 
     output = "student"
@@ -46,6 +47,7 @@ class Recipe:
     kept = ()
     pairs = False
     depends_on_steps = False
+    grid = None
 
     def networks(self, teacher: Denoiser) -> dict[str, Network]:
         """All networks, those that are trained and those that are not."""

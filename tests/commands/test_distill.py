@@ -10,6 +10,8 @@ import yaml
 
 from pyaccel import zoo
 from pyaccel.distill import RECIPES
+from pyaccel.evaluation.distilling import default_run
+from pyaccel.evaluation.tuning import Job
 from pyaccel.training.checkpoints import load_tensors
 
 SMALL = ("--steps", "2", "--batch-size", "4", "--validate-count", "8", "--count", "8", "--device", "cpu")
@@ -40,7 +42,13 @@ def test_every_recipe_ends_in_a_student_that_samples(recipe, tmp_path, run):
     low, high = card["figures"]["interval, 1 call"]
     assert low <= card["figures"]["fid, 1 call"] <= high
     assert card["options"].get("second_time", False) == (recipe in ("ayf", "ctm", "meanflow", "shortcut"))
-    tensors, _ = load_tensors(tmp_path / f"fashion-dit-{recipe}.safetensors")
+    weights = tmp_path / f"fashion-dit-{recipe}.safetensors"
+    for calls in (1, 3, 5):  # by its card it is sampled as by its recipe
+        plan = default_run(recipe).recipe.plan(zoo.load(str(weights)), calls)
+        assert zoo.student_plan(str(weights), calls).times == plan.times
+        job = Job(str(weights), calls, "search")
+        assert job.plan(zoo.load(job.model)).times == plan.times
+    tensors, _ = load_tensors(weights)
     assert all(torch.isfinite(t.float()).all() for t in tensors.values())
     before = zoo.load_model("fashion-dit").state_dict()
     moved = [name for name, t in before.items() if not torch.equal(t.half(), tensors[name])]
