@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from .. import zoo
 from ..denoiser import Denoiser
 from ..distill.presets import PRESETS
@@ -110,9 +112,12 @@ def make_trainer(recipe: str, job: Distillation) -> Trainer:
     teacher = zoo.load(job.teacher, guidance=job.guidance, device=ranks.device)
     data = _data(job, teacher)
     validate = _validation(job.recipe, folder, job.validate_count) if job.validate_count else None
-    networks = job.recipe.networks(teacher)
+    with torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []):
+        torch.manual_seed(job.run.seed)  # new parts of networks, discriminators, critics
+        networks = job.recipe.networks(teacher)
     if job.start is not None:
-        _start(networks[job.recipe.output], job.start)
+        for name in {job.recipe.output, "target"} & set(networks):
+            _start(networks[name], job.start)
     return Trainer(
         job.recipe, networks, data, job.run, folder, ranks=ranks, validate=validate,
         validate_every=job.validate_every, checkpoint_seconds=job.checkpoint_every,

@@ -57,6 +57,16 @@ class Ranks:
             fully_shard(module, mesh=mesh, reshard_after_forward=True)
         return module
 
+    def share_weights(self, modules: Sequence[nn.Module]) -> None:
+        """Gives the modules of all ranks the parameters and buffers of rank 0; before they are placed."""
+        if self.count == 1:
+            return
+        for module in modules:
+            for tensor in (*module.parameters(), *module.buffers()):
+                sent = tensor.detach().to(self.device).contiguous()
+                dist.broadcast(sent, 0)
+                tensor.detach().copy_(sent)
+
     def share_gradients(self, module: nn.Module) -> nn.Module:
         """A module that was placed, so that a backward pass leaves the mean gradient of all ranks."""
         if self.count == 1 or self.sharded:

@@ -67,6 +67,8 @@ class Trainer(Loop):
             self.look_every = 1 if self.ranks.count == 1 else 10  # looking costs nothing there
         self._check(networks)
         self.settings = trained(recipe)
+        # What recipes begin with at random is the same everywhere, also in networks that no gradients hold together.
+        self.ranks.share_weights([module_of(network) for network in networks.values()])
         # What shards are put together in, for looking.
         blank = recipe.averaged if self.ranks.sharded else ()
         self._blank = {name: copy.deepcopy(module_of(networks[name])).cpu() for name in blank}
