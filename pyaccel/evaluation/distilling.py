@@ -92,6 +92,8 @@ def distill(recipe: str, job: Distillation, progress: bool = True) -> Trainer:
     Where the training was asked to stop by a signal, nothing is written but the checkpoint.
     """
     trainer = make_trainer(recipe, job)
+    if trainer.checkpoint.exists():
+        trainer.load()  # before the record of a run with other settings is overwritten
     if trainer.main:
         write_record(trainer.folder, job)
     trainer.fit(progress=progress, seconds=None if job.minutes is None else 60 * job.minutes)
@@ -119,9 +121,14 @@ def make_trainer(recipe: str, job: Distillation) -> Trainer:
         for name in {job.recipe.output, "target"} & set(networks):
             _start(networks[name], job.start)
     return Trainer(
-        job.recipe, networks, data, job.run, folder, ranks=ranks, validate=validate,
+        job.recipe, networks, data, job.run, folder, facts=_facts(job), ranks=ranks, validate=validate,
         validate_every=job.validate_every, checkpoint_seconds=job.checkpoint_every,
     )  # fmt: skip
+
+
+def _facts(job: Distillation) -> dict[str, Any]:
+    """What decides the student beside ``recipe`` and ``run``; some recipes have a guidance of their own."""
+    return {"teacher": job.teacher, "teacher_guidance": job.guidance, "start": job.start, "data": str(job.data)}
 
 
 def _start(student: Denoiser, start: str) -> None:
@@ -199,6 +206,7 @@ def student_card(
         "schedule": {"name": schedule.name, "parameters": schedule.parameters},
         "prediction": student.prediction,
         "teacher": job.teacher,
+        "guidance": job.guidance,
         "recipe": recipe,
         "paper": (type(job.recipe).__doc__ or "").strip().split("\n")[0],
         "sampler": {"solver": plan.solver, "steps": 1, "options": _sampler_options(job.recipe, plan, schedule)},

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class Trainer(Loop):
         networks: what ``recipe.networks(teacher)`` gave.
         data: ``len(data)``, and ``data.at(index, flip)`` gives (x [b, ...], conditioning {name: [b, ...]}); see
             :mod:`.datasets`. For a recipe of pairs, ``data.noise_at(index)`` too.
+        facts: what else decides the result, such as the teacher's name, as JSON holds it: a run does not go on with others.
         ranks: the processes; by default those that this one was started with.
         validate: ``(average of the output, step) -> {name: number}``, every ``validate_every`` steps and at the end, on
             the main process, for the log.
@@ -52,13 +53,14 @@ class Trainer(Loop):
         config: TrainerConfig,
         folder: Path,
         *,
+        facts: Mapping[str, Any] | None = None,
         ranks: Ranks | None = None,
         validate: Callable[[Network, int], dict[str, float]] | None = None,
         validate_every: int = 0,
         checkpoint_seconds: float = 120.0,
     ):
         super().__init__(config.steps, folder, checkpoint_seconds)
-        self.recipe, self.data, self.config = recipe, data, config
+        self.recipe, self.data, self.config, self.facts = recipe, data, config, dict(facts or {})
         self.ranks = ranks or Ranks(self.folder)
         self.validate, self.validate_every = validate, validate_every
         self.validations: list[tuple[int, dict[str, float]]] = []
@@ -310,4 +312,4 @@ class Trainer(Loop):
     def all_settings(self) -> dict[str, Any]:
         """What decides the result, as JSON can hold it."""
         recipe = {"recipe": type(self.recipe).__name__, **dataclasses.asdict(self.recipe)}
-        return {**recipe, **dataclasses.asdict(self.config), "samples": len(self.data)}
+        return {**recipe, **dataclasses.asdict(self.config), "samples": len(self.data), **self.facts}

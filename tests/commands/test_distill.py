@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import yaml
 
 from pyaccel import zoo
 from pyaccel.distill import RECIPES
-from pyaccel.evaluation.distilling import default_run
+from pyaccel.evaluation.distilling import default_run, make_trainer
 from pyaccel.evaluation.tuning import Job
 from pyaccel.training.checkpoints import load_tensors
 
@@ -141,6 +142,54 @@ def test_another_beginning(tmp_path, run):
     first, _ = load_tensors(weights)
     second, _ = load_tensors(tmp_path / "b" / "fashion-dit-meanflow.safetensors")
     assert all(torch.equal(t, second[name]) for name, t in first.items())
+
+
+def test_a_run_does_not_go_on_as_another(tmp_path, run):
+    """What a checkpoint was made of counts, too, and the record of its run stays as it is."""
+    first = ("distill", "scm", *SMALL, "--out", tmp_path / "a")
+    assert run(*first)[0] == 0
+    assert json.loads((tmp_path / "a" / "fashion-dit-scm.json").read_text())["guidance"] == 1.0
+    kept = (tmp_path / "a" / "config.yaml").read_bytes()
+    weights = str(zoo.weights("fashion-dit-consistency"))
+    for changes, told in {
+        ("--guidance", "3"): "teacher_guidance: 1.0 there, 3.0 now",
+        ("--teacher", "fashion-dit-consistency"): "teacher: 'fashion-dit' there, 'fashion-dit-consistency' now",
+        ("--start", weights): f"start: None there, '{weights}' now",
+    }.items():
+        code, _, err = run(*first, *changes)
+        assert code == 2
+        assert told in err
+    assert (tmp_path / "a" / "config.yaml").read_bytes() == kept
+
+
+def small_job(recipe, tmp_path, **changes):
+    job = default_run(recipe)
+    run = dataclasses.replace(job.run, steps=1, batch_size=4)
+    return dataclasses.replace(job, run=run, device="cpu", validate_count=0, out=tmp_path, **changes)
+
+
+def test_the_seed_decides_what_networks_begin_with(tmp_path):
+    def critic(state, seed):
+        torch.manual_seed(state)
+        job = small_job("add", tmp_path)
+        job = dataclasses.replace(job, run=dataclasses.replace(job.run, seed=seed))
+        made = make_trainer("add", job).modules["discriminator"]
+        assert torch.initial_seed() == state
+        return torch.cat([p.flatten() for p in made.parameters()])
+
+    assert torch.equal(critic(1, seed=0), critic(2, seed=0))
+    assert not torch.equal(critic(1, seed=0), critic(1, seed=1))
+
+
+@pytest.mark.parametrize("recipe", ["lcm", "consistency"])
+def test_another_beginning_of_the_target(recipe, tmp_path):
+    job = small_job(recipe, tmp_path, start="fashion-dit-consistency")
+    if recipe == "consistency":
+        job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, target_rate=0.9))
+    networks = make_trainer(recipe, job).networks
+    for name, t in zoo.load_model(job.start).state_dict().items():
+        assert torch.equal(networks.target.model.state_dict()[name], t)
+        assert torch.equal(networks.student.model.state_dict()[name], t)
 
 
 def test_sigterm_saves_and_exits_with_0(tmp_path, run):
