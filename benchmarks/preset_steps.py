@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pyaccel.training.recipe import Recipe
+from pyaccel.training.recipe import Recipe, trained
 from pyaccel.training.trainer_config import TrainerConfig
 
 COUNTED = ("gan_start", "phase", "warmup")
@@ -12,11 +12,15 @@ COUNTED = ("gan_start", "phase", "warmup")
 
 
 def fitted(recipe: Recipe, run: TrainerConfig, steps: int) -> tuple[Recipe, TrainerConfig]:
-    """Both for so many steps; what the recipe counts in steps keeps its share of the training, but is at least one."""
+    """Both for so many steps; what recipe and optimizers count in steps keeps its share of the training, but is
+    at least one."""
     share = steps / run.steps
     changes = {name: max(1, int(share * getattr(recipe, name))) for name in COUNTED if getattr(recipe, name, 0)}
-    if "phase" in changes:  # the learning rate begins anew in each
-        changes["student"] = dataclasses.replace(recipe.student, cycle=changes["phase"])
+    for name, optimizer in trained(recipe).items():
+        own = {"warmup": max(1, int(share * optimizer.warmup))} if optimizer.warmup else {}
+        if name == "student" and "phase" in changes:  # the learning rate begins anew in each
+            own["cycle"] = changes["phase"]
+        changes[name] = dataclasses.replace(optimizer, **own)
     return dataclasses.replace(recipe, **changes), dataclasses.replace(run, steps=steps)
 
 

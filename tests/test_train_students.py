@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyaccel.distill.presets import PRESETS
+from pyaccel.training.recipe import trained
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import train_students
@@ -30,6 +31,8 @@ def test_settings_counted_in_steps_follow(name):
     recipe, run = PRESETS[name]
     shorter, config = fitted(recipe, run, 777)
     assert config == dataclasses.replace(run, steps=777)
+    for network, optimizer in trained(recipe).items():
+        assert trained(shorter)[network].warmup == int(optimizer.warmup * 777 / run.steps)
     if name == "progressive":
         assert shorter.steps_at(0) == 16
         assert shorter.steps_at(776) == shorter.end_steps
