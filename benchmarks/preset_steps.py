@@ -12,8 +12,7 @@ COUNTED = ("gan_start", "phase", "warmup")
 
 
 def fitted(recipe: Recipe, run: TrainerConfig, steps: int) -> tuple[Recipe, TrainerConfig]:
-    """Both for so many steps; what recipe and optimizers count in steps keeps its share of the training, but is
-    at least one."""
+    """Both for so many steps; what they and optimizers count in steps keeps its share, but is at least one."""
     share = steps / run.steps
     changes = {name: max(1, int(share * getattr(recipe, name))) for name in COUNTED if getattr(recipe, name, 0)}
     for name, optimizer in trained(recipe).items():
@@ -22,6 +21,11 @@ def fitted(recipe: Recipe, run: TrainerConfig, steps: int) -> tuple[Recipe, Trai
             own["cycle"] = changes["phase"]
         changes[name] = dataclasses.replace(optimizer, **own)
     return dataclasses.replace(recipe, **changes), dataclasses.replace(run, steps=steps)
+
+
+def may_go_on(recipe: Recipe) -> bool:
+    """Whether steps do not depend on how many there are: such a training may end at any of them."""
+    return not recipe.depends_on_steps and not any(o.depends_on_steps or o.cycle for o in trained(recipe).values())
 
 
 def at_the_end(recipe: Recipe, run: TrainerConfig) -> Recipe:

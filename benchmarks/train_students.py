@@ -6,18 +6,20 @@
 
 Each recipe is trained in a process of its own, from a teacher of the zoo, with its settings for small models
 (pyaccel/distill/presets.py). How many steps fit is found by a few seconds of steps that all recipes make at the same
-time; settings that are counted in steps follow. Then FID and accuracy of samples in one, two and four calls. Recipes
-that learn from a teacher's pairs wait until these are made.
+time; settings that are counted in steps follow. A recipe whose steps and rates do not depend on their number goes on
+until its time is used; others (with a cosine, or phases) end after the steps that were counted, so earlier where the
+load has fallen since: a student's "minutes" are its own. Then FID and accuracy of samples in one, two and four calls.
+Recipes that learn from a teacher's pairs wait until these are made.
 
 ``--work`` holds a folder for each student: weights, card, samples.png, log.txt. ``--out`` is one JSON file, written
 after each student:
 
-    {"teacher", "device", "date", "minutes", "jobs", "samples",
+    {"teacher", "device", "date", "minutes", "jobs", "samples", "batch", "pairs", "config": {RECIPE: text},
      "students": {RECIPE: {"calls": {"1": {"fid", "interval": [low, high], "accuracy"}, "2": ..., "4": ...},
                            "steps", "batch", "minutes", "weights"} or {"failed": why}}}
 
 The same command goes on where a run was cut off: students that are in the file stay as they are, trainings go on from
-their checkpoints, and what failed is tried again.
+their checkpoints, and what failed is tried again. Both files refuse other settings.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
-from preset_steps import at_the_end, fitted
+from preset_steps import at_the_end, fitted, may_go_on
 from result_files import result_path
 
 from pyaccel import zoo
@@ -50,6 +52,7 @@ from pyaccel.files import write_atomically
 from pyaccel.names import look_up
 from pyaccel.training.record import from_yaml, machine_of, write_record
 
+MORE = 20  # times the steps that were counted, where the time alone ends a training
 WARM_UP, PROBE = 10, 8.0  # steps that compile what has to be, seconds in which steps are counted
 PATIENCE = 120.0  # seconds for which recipes wait for each other
 CALLS = ("1 call", "2 calls", "4 calls")
@@ -76,13 +79,30 @@ def steps_within(name: str, job: Distillation, seconds: float, ready) -> int:
     trainer = make_trainer(name, probe)
     trainer.fit(progress=False, steps=WARM_UP)
     together(ready)
-    begun, first = time.monotonic(), trainer.step
+    begun, first = trainer.seconds, trainer.step  # without what checkpoints take
     trainer.fit(progress=False, seconds=min(PROBE, 0.1 * seconds))
-    each = (time.monotonic() - begun) / max(1, trainer.step - first)
     _end_if_stopped(trainer)
+    each = (trainer.seconds - begun) / max(1, trainer.step - first)
     trainer.ranks.close()
     shutil.rmtree(folder)
     return max(WARM_UP, int(seconds / each))
+
+
+def asked(name: str, a: argparse.Namespace) -> dict:
+    """What decides how many steps are made."""
+    job, cuda = job_of(name, a), a.device.startswith("cuda")
+    facts = {
+        "minutes": a.minutes, "device": torch.cuda.get_device_name(a.device) if cuda else a.device,
+        "teacher": a.teacher, "recipe": dataclasses.asdict(job.recipe), "run": dataclasses.asdict(job.run),
+    }  # fmt: skip
+    return json.loads(json.dumps(facts))  # as a file has them
+
+
+def refuse_others(path: Path, there: dict, mine: dict, option: str) -> None:
+    """ValueError that says which of these facts the file has otherwise."""
+    other = [key for key in mine if there.get(key) != mine[key]]
+    if other:
+        raise ValueError(f"{path} was made with another {' and '.join(other)}; use another {option}")
 
 
 def together(ready) -> None:
@@ -110,12 +130,17 @@ def _train(name: str, a: argparse.Namespace, ready) -> None:
     job, seconds = job_of(name, a), 60 * a.minutes
     known = a.work / name / "steps.json"
     if known.exists():
-        steps = json.loads(known.read_text())
+        there = json.loads(known.read_text())
+        refuse_others(known, there, asked(name, a), "--work")
+        steps = there["steps"]
         together(ready)
     else:
         steps = steps_within(name, job, seconds, ready)
-        write_atomically(known, lambda path: path.write_text(json.dumps(steps)))
+        text = json.dumps({"steps": steps, **asked(name, a)}, indent=1)
+        write_atomically(known, lambda path: path.write_text(text))
     recipe, run = fitted(job.recipe, job.run, steps)
+    if may_go_on(recipe):
+        run = dataclasses.replace(run, steps=MORE * steps)
     job = dataclasses.replace(job, recipe=recipe, run=run)
     trainer = make_trainer(name, job)
     write_record(trainer.folder, job)
@@ -165,13 +190,14 @@ class Results:
         self.facts = {
             "teacher": a.teacher, "device": machine_of(torch.device(a.device)),
             "date": datetime.date.today().isoformat(), "minutes": a.minutes, "jobs": a.jobs, "samples": a.count,
+            "batch": a.batch_size, "pairs": a.pairs,
+            "config": {name: path.read_text() for name, path in a.config.items()},
         }  # fmt: skip
         self.students: dict[str, dict] = {}
         if self.path.exists():
             there = json.loads(self.path.read_text())
-            other = [key for key in ("teacher", "device", "minutes", "samples") if there[key] != self.facts[key]]
-            if other:
-                raise ValueError(f"{self.path} was made with another {' and '.join(other)}; use another --out")
+            mine = {key: value for key, value in self.facts.items() if key not in ("date", "jobs")}
+            refuse_others(self.path, there, mine, "--out")
             self.students = there["students"]
 
     def add(self, name: str, row: dict) -> None:
@@ -182,6 +208,11 @@ class Results:
         write_atomically(self.path, lambda path: path.write_text(text))
 
 
+def at_first(jobs: int, pairs: bool, waiting: int) -> int:
+    """How many recipes begin at once, and wait for each other: all slots but the one in which pairs are made."""
+    return max(1, min(jobs - pairs, waiting))
+
+
 def run(a: argparse.Namespace) -> dict[str, dict]:
     """Trains and measures all that is missing; returns the rows by recipe."""
     results, begun = Results(a), time.monotonic()
@@ -189,7 +220,7 @@ def run(a: argparse.Namespace) -> dict[str, dict]:
     of_pairs = [name for name in missing if job_of(name, a).recipe.pairs]
     waiting = [name for name in missing if name not in of_pairs]
     context = multiprocessing.get_context("spawn")
-    first, running = min(a.jobs, len(waiting)), {}
+    first, running = at_first(a.jobs, bool(of_pairs), len(waiting)), {}
     ready = context.Barrier(first) if first > 1 else None
 
     def start(name: str, target, *arguments) -> None:

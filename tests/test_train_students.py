@@ -13,7 +13,7 @@ from pyaccel.training.recipe import trained
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import train_students
-from preset_steps import COUNTED, at_the_end, fitted
+from preset_steps import COUNTED, at_the_end, fitted, may_go_on
 
 
 @pytest.fixture
@@ -60,7 +60,14 @@ def test_a_student_of_pairs_from_its_beginning_to_its_row(arguments, monkeypatch
     assert row["calls"]["2"] == {key: card["figures"][f"{key}, 2 calls"] for key in ("fid", "interval", "accuracy")}
     assert row["batch"] == 4
     assert Path(row["weights"]).exists()
-    assert json.loads((arguments.work / "kd" / "steps.json").read_text()) == 3
+    assert json.loads((arguments.work / "kd" / "steps.json").read_text())["steps"] == 3
+    arguments.minutes = 1.0
+    with pytest.raises(ValueError, match=r"steps\.json was made with another minutes; use another --work"):
+        train_students.train("kd", arguments, None)
+    arguments.minutes, arguments.batch_size = 0.002, 8
+    arguments.config = {}
+    with pytest.raises(ValueError, match="another run; use"):
+        train_students.train("kd", arguments, None)
     card["figures"]["fid, 2 calls"] = float("nan")
     (arguments.work / "kd" / "fashion-dit-kd.json").write_text(json.dumps(card))
     assert train_students.row_of("kd", arguments) == {"failed": "samples with NaN"}
@@ -72,7 +79,7 @@ def test_a_run_trains_what_is_missing_and_says_what_failed(arguments, capsys):
     results.add("kd", kept)
     results.add("scm", {"failed": "before"})
     folder.mkdir(parents=True)
-    (folder / "steps.json").write_text("3")
+    (folder / "steps.json").write_text(json.dumps({"steps": 3, **train_students.asked("meanflow", arguments)}))
     (folder / "checkpoint.safetensors").write_text("damaged")
     arguments.recipes = ["kd", "meanflow", "scm"]
     rows = train_students.run(arguments)
@@ -83,8 +90,30 @@ def test_a_run_trains_what_is_missing_and_says_what_failed(arguments, capsys):
     assert "scm: FID" in capsys.readouterr().out
 
 
-def test_figures_of_other_settings_are_not_mixed(arguments):
+@pytest.mark.parametrize(("name", "value"), [("minutes", 1.0), ("batch_size", 3), ("pairs", 9), ("config", {})])
+def test_figures_of_other_settings_are_not_mixed(name, value, arguments):
     train_students.Results(arguments).add("kd", {"calls": {}})
-    arguments.minutes = 1.0
-    with pytest.raises(ValueError, match="another minutes"):
+    train_students.Results(arguments)
+    setattr(arguments, name, value)
+    with pytest.raises(ValueError, match=f"another {name.removesuffix('_size')}; use another --out"):
         train_students.Results(arguments)
+
+
+def test_a_training_goes_on_until_its_time_is_used(arguments, monkeypatch):
+    monkeypatch.setattr(train_students, "steps_within", lambda *_: 1)
+    monkeypatch.setattr(train_students, "_logged", lambda _: pytest.MonkeyPatch.context())
+    arguments.minutes = 0.05
+    train_students.train("dmd2", arguments, None)
+    assert train_students.row_of("dmd2", arguments)["steps"] > 1
+
+
+def test_trainings_that_may_end_at_any_step():
+    found = {name for name, (recipe, _) in PRESETS.items() if may_go_on(recipe)}
+    assert found == {"add", "dmd", "dmd2", "ladd"}
+
+
+def test_the_pairs_have_a_slot_of_their_own():
+    assert train_students.at_first(12, True, 12) == 11
+    assert train_students.at_first(12, False, 12) == 12
+    assert train_students.at_first(12, True, 3) == 3
+    assert train_students.at_first(1, True, 3) == 1
