@@ -101,7 +101,6 @@ class Loop:
                     if callback is not None and self.main:
                         callback(self)
                 value = self.train_step()
-                self.seconds += time.monotonic() - started
                 if self.step % self.look_every == 0 or self.step == self.total:
                     value = float(self.mean(value))
                     if not math.isfinite(value):
@@ -109,6 +108,7 @@ class Loop:
                     self.history.append((self.step, value))
                     self.looked(value)
                     bar.note(self.note(value))
+                self.seconds += time.monotonic() - started  # with the wait for a GPU, when it was looked at
                 self.after_step()
                 bar.advance(1)
             if self.agree(signals.number > 0)[0]:

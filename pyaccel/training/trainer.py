@@ -36,7 +36,7 @@ class Trainer(Loop):
         networks: what ``recipe.networks(teacher)`` gave.
         data: ``len(data)``, and ``data.at(index, flip)`` gives (x [b, ...], conditioning {name: [b, ...]}); see
             :mod:`.datasets`. For a recipe of pairs, ``data.noise_at(index)`` too.
-        facts: what else decides the result, such as the teacher's name, as JSON holds it: a run does not go on with others.
+        facts: what else decides the result, such as the teacher's name, for JSON; a run does not go on with others.
         ranks: the processes; by default those that this one was started with.
         validate: ``(average of the output, step) -> {name: number}``, every ``validate_every`` steps and at the end, on
             the main process, for the log.

@@ -76,6 +76,14 @@ def test_a_signal_saves_and_stops(tmp_path, number):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_the_seconds_of_a_run_have_the_wait_for_its_loss(tmp_path):
+    """On a GPU a step is begun at once, and waited for where its loss is looked at."""
+    t = trainer(tmp_path, steps=4)
+    t.mean = lambda value: time.sleep(0.1) or value
+    t.fit(progress=False)
+    assert t.seconds > 0.4
+
+
 def test_limits_of_time_and_steps(tmp_path):
     t = trainer(tmp_path)
     assert not t.fit(progress=False, steps=3)
