@@ -38,9 +38,7 @@ RECIPES = {
     "a score that is asked without gradients before it is trained": DMD(),
     "a target that lags behind": Consistency(source="data", target_rate=0.9, levels=4, most_levels=4),
     "adapters": LCM(Optimizer(1e-4), lora_rank=2, lora_layers=("qkv",), timestep_scaling=1e4),
-    "an average that makes targets for some": Shortcut(
-        bootstrap_every=4, most_steps=2, bootstrap_guidance=1.5, initial="random"
-    ),
+    "an average that makes targets for some": Shortcut(bootstrap_every=4, most_steps=2, bootstrap_guidance=1.5),
     "a neighbour on the teacher's trajectory": ConsistencyFM(boundary=0.0, source="teacher"),
     "a tangent at the end of a map": AlignYourFlow(Optimizer(1e-4, "adam"), objective="lmd", warmup=2),
     "some pairs of equal times": MeanFlow(equal=0.6, label_dropout=0.3),
@@ -92,6 +90,10 @@ def steps(sharding: str, folder: Path) -> None:
         of_teacher = teacher()
         torch.manual_seed(ranks.rank)  # what begins at random differs, and rank 0's counts
         trainer = Trainer(recipe, recipe.networks(of_teacher), Images(), config, folder / str(number), ranks=ranks)
+        if not ranks.sharded:  # averages and targets, too, which no gradients hold together
+            modules = (*trainer.modules.values(), trainer.average())
+            sums = torch.stack([p.detach().double().sum().float() for m in modules for p in m.parameters()])
+            assert torch.equal(ranks.mean(sums), sums), name
         trainer.fit(progress=False)
         found[name] = torch.cat([p.flatten() for p in trainer.average().parameters()])
     if ranks.main:
