@@ -53,6 +53,33 @@ def test_a_plan_samples_the_network_as_the_pipeline_does(name):
     torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", [*NAMES, "flux", "pixart-sigma", "dit"])
+def test_the_network_is_called_as_by_its_pipeline(name):
+    """It is told the time and the guidance that the pipeline's own loop passes, and a second half is split off."""
+    pipe = EXAMPLES[name].pipe()
+    denoiser, calls = denoiser_of(pipe), []
+    denoiser.model.network.register_forward_hook(
+        lambda _, args, kwargs, output: calls.append((args, kwargs, output[0])), with_kwargs=True
+    )
+    EXAMPLES[name].run(pipe)
+    args, arguments, output = calls[2]
+    given = {**arguments, **(arguments.get("added_cond_kwargs") or {})}
+    x = args[0] if args else given.pop("hidden_states")
+    told = args[1] if len(args) > 1 else given.pop("timestep")
+    given = {key: value for key, value in given.items() if not (key.endswith("kwargs") or key == "return_dict")}
+    given = {key: value for key, value in given.items() if value is not None}
+    step = 1 if name == "flux" else 2  # Flux makes a second call in each step, for the negative prompt
+    t = pipe.scheduler.timesteps[step].float().expand(len(x)) / (1000 if denoiser.schedule.name == "flow" else 1)
+    with torch.no_grad():
+        found = denoiser(x, t, **given)
+    torch.testing.assert_close(calls[-1][1]["timestep"].float(), told.float().expand(len(x)))
+    torch.testing.assert_close(found, output[:, : x.shape[1]], rtol=1e-4, atol=1e-5)
+    if name == "flux":
+        with torch.no_grad():
+            denoiser(x, t, **{key: value for key, value in given.items() if key != "guidance"})
+        assert calls[-1][1]["guidance"].eq(1).all()  # when nothing is said
+
+
 class Latents:
     """Random latents with random prompts."""
 
@@ -131,5 +158,13 @@ def test_errors():
         sd3.model(numbers(1, 4, 8, 8, seed=0), torch.ones(1), guidance=torch.ones(1), **conditioning("sd3", 1))
     with pytest.raises(ValueError, match="has no adapters"):
         lora_tensors(sd3)
+
+    class Unknown(torch.nn.Module):
+        def forward(self, x, timestep):
+            return x
+
+    scheduler = EXAMPLES["sd3"].pipe().scheduler
+    with pytest.raises(ValueError, match=r"how Unknown is told the time is not known, .*make a Denoiser"):
+        denoiser_of(types.SimpleNamespace(scheduler=scheduler, transformer=Unknown()))
     with pytest.raises(ValueError, match="no network that is told the time"):
         denoiser_of(types.SimpleNamespace(scheduler=EXAMPLES["sd3"].pipe().scheduler))
