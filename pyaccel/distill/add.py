@@ -22,8 +22,9 @@ from .students import per_sample, student_of, teacher_of
 def distillation_loss(teacher: Denoiser, sample: Tensor, noise: Tensor, s: Tensor, conditioning: dict) -> Tensor:
     """mean c(s)·(x − sg x̂(alpha·sg x + sigma·noise, s))², c = alpha(s), with x̂ the teacher's x0 (eq. 4).
 
-    ``sample`` x [b, ...] with its graph, ``noise`` [b, ...], s [b].
+    ``sample`` x [b, ...] with its graph, ``noise`` [b, ...], s [b], held to the schedule's times of finite log-SNR.
     """
+    s = s.clamp(teacher.schedule.t_min, teacher.schedule.t_max)
     with torch.no_grad():
         noisy = teacher.schedule.add_noise(sample, noise, s)
         target = teacher.predict("sample", noisy, s, **conditioning).to(sample.dtype)

@@ -222,3 +222,14 @@ def test_a_discriminator_that_diverged_is_named(tmp_path):
     run = Trainer(recipe, recipe.networks(teacher, copy.deepcopy(eyes())), Lines(), config, tmp_path)
     with pytest.raises(FloatingPointError, match="the loss of discriminator became inf at step 1"):
         run.fit(progress=False)
+
+
+def test_the_distance_to_the_teacher_is_finite_where_there_is_nothing_but_noise():
+    """On vp_cosine x0 of a predicted noise is infinite at 1, and on any schedule useless at 0."""
+    teacher, s = denoiser(("vp_cosine", "epsilon")), torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    sample, noise = torch.randn(3, 3, 2, dtype=torch.float64), torch.randn(3, 3, 2, dtype=torch.float64)
+    label = torch.tensor([0, 1, 2])
+    loss = distillation_loss(teacher, sample, noise, s, {"label": label})
+    inside = s.clamp(teacher.schedule.t_min, teacher.schedule.t_max)
+    assert 0 < float(loss) < 1e4
+    torch.testing.assert_close(loss, distillation_loss(teacher, sample, noise, inside, {"label": label}))
