@@ -107,7 +107,7 @@ class ADD(Recipe):
         yield "student", loss
 
         both = [torch.cat([r, f.detach()]) for r, f in zip(real, fake, strict=True)]
-        logits, penalty = networks.discriminator(both, real=len(x0), **repeated(given, 2))
+        logits, penalty = networks.discriminator(both, real=len(x0) if self.r1 else 0, **repeated(given, 2))
         of_real, of_fake = zip(*(head.chunk(2) for head in logits), strict=True)
         yield "discriminator", hinge_discriminator_loss(of_real, of_fake) + self.r1 * penalty
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pyaccel import Denoiser, schedules
-from pyaccel.distill import ADD
+from pyaccel.distill import ADD, discriminators
 from pyaccel.distill.add import distillation_loss
 from pyaccel.distill.feature_networks import FeatureNetwork
 from pyaccel.models import DiT
@@ -233,3 +233,11 @@ def test_the_distance_to_the_teacher_is_finite_where_there_is_nothing_but_noise(
     inside = s.clamp(teacher.schedule.t_min, teacher.schedule.t_max)
     assert 0 < float(loss) < 1e4
     torch.testing.assert_close(loss, distillation_loss(teacher, sample, noise, inside, {"label": label}))
+
+
+def test_without_r1_nothing_is_differentiated_twice(monkeypatch):
+    made = made_of(ADD(), KINDS[0])
+    with_zero = all_losses(ADD(r1=1e-300), made, twice()[0])["discriminator"]
+    monkeypatch.setattr(discriminators, "gradient_penalty", lambda *_: pytest.fail("a penalty that counts nothing"))
+    without = all_losses(ADD(r1=0.0), made, twice()[0])["discriminator"]
+    assert_agree(without, with_zero, made.discriminator, rtol=1e-12)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pyaccel import Denoiser, schedules
-from pyaccel.distill import LADD
+from pyaccel.distill import LADD, discriminators
 from pyaccel.models import DiT, UNet
 from pyaccel.training.trainer import Trainer, TrainerConfig
 
@@ -194,3 +194,11 @@ def test_a_discriminator_that_diverged_is_named(tmp_path):
     run = Trainer(recipe, recipe.networks(teacher), Lines(), config, tmp_path)
     with pytest.raises(FloatingPointError, match="the loss of discriminator became inf at step 1"):
         run.fit(progress=False)
+
+
+def test_without_r1_nothing_is_differentiated_twice(monkeypatch):
+    made = made_of(LADD(), KINDS[0])
+    with_zero = all_losses(LADD(r1=1e-300), made, twice()[0])["discriminator"]
+    monkeypatch.setattr(discriminators, "gradient_penalty", lambda *_: pytest.fail("a penalty that counts nothing"))
+    without = all_losses(LADD(r1=0.0), made, twice()[0])["discriminator"]
+    assert_agree(without, with_zero, made.discriminator, rtol=1e-12)
