@@ -230,6 +230,6 @@ def test_a_student_of_two_points_learns_one_step(tmp_path):
 
 def test_guidance_needs_a_teacher_without_condition():
     teacher = dataclasses.replace(denoiser(FLOW), unconditional={})
-    with pytest.raises(ValueError, match="bootstrap_guidance=1.5 guides its velocities"):
+    with pytest.raises(ValueError, match=r"bootstrap_guidance=1.5 guides its velocities"):
         Shortcut(bootstrap_guidance=1.5).networks(teacher)
     Shortcut().networks(teacher)
