@@ -44,7 +44,8 @@ class ADD(Recipe):
     resized to 224); from Python any network, by :meth:`networks`. Heads are conditioned on ``label``, of ``classes``
     classes (0: as many as the teacher's network says that it has); on a text embedding called ``text`` in the data, of
     ``text_width``; and with ``image`` on the feature network's pooled features of the image that was made noisy, but
-    for pure noise, which knows none.
+    for pure noise, which knows none. ``widths`` are the channels of the features of each of its blocks, found out where
+    the teacher's network or the feature network knows the size and the channels of samples.
     """
 
     student: Optimizer = Optimizer(1e-5, weight_decay=0.01)
@@ -57,6 +58,7 @@ class ADD(Recipe):
     classes: int = 0
     text: str = ""
     text_width: int = 0
+    widths: tuple[int, ...] = ()
 
     def __post_init__(self):
         check_times("add", self.times)
@@ -72,7 +74,9 @@ class ADD(Recipe):
         ValueError where the feature network does not take what the teacher makes.
         """
         features = feature_network(self.features) if features is None else features
-        widths = features.widths(*example_of(teacher.model)[:1])
+        widths = self.widths or features.widths(*example_of(teacher.model)[:1])
+        if len(widths) != len(features.blocks):
+            raise ValueError(f"add needs a width for each of {len(features.blocks)} blocks of features, got {widths}")
         given = {self.text: self.text_width} if self.text else {}
         discriminator = Discriminator(
             widths,

@@ -241,3 +241,19 @@ def test_without_r1_nothing_is_differentiated_twice(monkeypatch):
     monkeypatch.setattr(discriminators, "gradient_penalty", lambda *_: pytest.fail("a penalty that counts nothing"))
     without = all_losses(ADD(r1=0.0), made, twice()[0])["discriminator"]
     assert_agree(without, with_zero, made.discriminator, rtol=1e-12)
+
+
+def test_a_teacher_that_does_not_say_its_size():
+    """The feature network knows it, or the widths are said."""
+    teacher, eye = denoiser(KINDS[0]), nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 7, 3))
+
+    def heads(recipe=ADD(), **options):  # noqa: B008
+        made = recipe.networks(teacher, FeatureNetwork(eye, ["0", "1"], **options))
+        return [head.first.in_channels for head in made["discriminator"].heads]
+
+    assert heads(size=8, channels=3) == [5, 7]
+    with pytest.raises(ValueError, match=r"widths=\(\.\.\.\)"):
+        heads()
+    assert heads(ADD(widths=(5, 7))) == [5, 7]
+    with pytest.raises(ValueError, match=r"a width for each of 2 blocks of features, got \(5,\)"):
+        heads(ADD(widths=(5,)))
