@@ -77,7 +77,7 @@ class LADD(Recipe):
             given={self.text: self.text_width} if self.text else {},
             timed=True,
         )
-        watched = dataclasses.replace(teacher_of(teacher), model=Watched(network, blocks))
+        watched = teacher_of(dataclasses.replace(teacher, model=Watched(network, blocks)))
         return {"student": student, "discriminator": discriminator, "teacher": watched}
 
     def losses(self, networks: Networks, batch: Batch) -> Losses:

@@ -202,3 +202,16 @@ def test_without_r1_nothing_is_differentiated_twice(monkeypatch):
     monkeypatch.setattr(discriminators, "gradient_penalty", lambda *_: pytest.fail("a penalty that counts nothing"))
     without = all_losses(LADD(r1=0.0), made, twice()[0])["discriminator"]
     assert_agree(without, with_zero, made.discriminator, rtol=1e-12)
+
+
+def test_a_teacher_of_16_bits():
+    """Its features are seen in its own precision, with gradients to the samples."""
+    teacher = Denoiser(DiT(size=8, patch=4, width=16, depth=2, heads=2), schedules.flow(), "flow")
+    teacher.model.bfloat16().requires_grad_(False)
+    watched = LADD().networks(teacher)["teacher"].model
+    x = torch.randn(2, 1, 8, 8, requires_grad=True)
+    features = watched(x, torch.full((2,), 0.5), features=True)
+    assert [f.dtype for f in features] == [torch.float32] * 2
+    (gradient,) = torch.autograd.grad(sum(f.sum() for f in features), x)
+    assert gradient.isfinite().all()
+    assert gradient.any()

@@ -126,6 +126,26 @@ def test_lcm_lora(name, tmp_path):
     assert torch.isfinite(images).all()
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_teacher_of_16_bits(dtype, bf16, tmp_path):
+    """As most pipelines are loaded; latents and prompts are in float32."""
+    pipe = EXAMPLES["sdxl"].pipe()
+    exact = teacher_of("sdxl", pipe)
+    pipe = EXAMPLES["sdxl"].pipe()
+    pipe.unet.to(dtype)
+    recipe = LCM(Optimizer(1e-2, "adam"), lora_rank=2)
+    made = recipe.networks(teacher_of("sdxl", pipe))
+    x, t, given = numbers(3, 4, 8, 8, seed=8), torch.tensor([20.0, 300.0, 999.0]), conditioning("sdxl", 3)
+    with torch.no_grad():
+        right, found = exact(x, t, **given), made["teacher"](x, t, **given)
+    assert found.dtype == torch.float32
+    assert float((found - right).norm() / right.norm()) < 0.03
+    Trainer(recipe, made, Latents("sdxl"), TrainerConfig(1, 4, ema=(0.5,), bf16=bf16, flip=False), tmp_path).fit(
+        progress=False
+    )
+
+
 def test_lcm_of_all_weights_is_told_the_guidance(tmp_path):
     """In the place that LCM's U-Nets have, so that the pipeline of diffusers tells it."""
     pipe = EXAMPLES["stable-diffusion"].pipe()
