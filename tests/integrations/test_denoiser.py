@@ -78,6 +78,9 @@ def test_the_network_is_called_as_by_its_pipeline(name):
         with torch.no_grad():
             denoiser(x, t, **{key: value for key, value in given.items() if key != "guidance"})
         assert calls[-1][1]["guidance"].eq(1).all()  # when nothing is said
+        before = denoiser.model.state_dict().keys()
+        denoiser.model.add_guidance()  # it has a place for it
+        assert denoiser.model.state_dict().keys() == before
 
 
 class Latents:
