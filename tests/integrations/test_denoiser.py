@@ -83,6 +83,48 @@ def test_the_network_is_called_as_by_its_pipeline(name):
         assert denoiser.model.state_dict().keys() == before
 
 
+HEADS = {"num_attention_heads": 2, "attention_head_dim": 16}
+STREAMS = {"in_channels": 16, "num_layers": 1, "num_single_layers": 1, "joint_attention_dim": TEXT, **HEADS}
+TOLD = {  # of classes without an example: how a tiny one is made, and what its embedding of the time is told at 0.5
+    "ChromaTransformer2DModel": (
+        {**STREAMS, "axes_dims_rope": (4, 4, 8), "approximator_num_channels": 8, "approximator_hidden_dim": 16}, 500.0
+    ),
+    "Flux2Transformer2DModel": ({**STREAMS, "axes_dims_rope": (4,) * 4, "timestep_guidance_channels": 16}, 500.0),
+    "LongCatImageTransformer2DModel": (
+        {**STREAMS, "axes_dims_rope": [4, 4, 8], "pooled_projection_dim": TEXT}, 500.0
+    ),
+    "SanaTransformer2DModel": (
+        {
+            "in_channels": 4, "out_channels": 4, "num_layers": 1, **HEADS, "cross_attention_dim": 32,
+            "num_cross_attention_heads": 2, "cross_attention_head_dim": 16, "caption_channels": TEXT, "sample_size": 8,
+            "patch_size": 1, "timestep_scale": 0.5,
+        },
+        250.0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_the_time_that_a_network_embeds(name):
+    options, expected = TOLD[name]
+    network = getattr(diffusers, name)(**options).eval()
+    pipe = types.SimpleNamespace(scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), transformer=network)
+    given = {"encoder_hidden_states": numbers(2, TOKENS, TEXT, seed=1)}
+    x = numbers(2, 4, 8, 8, seed=2)
+    if name != "SanaTransformer2DModel":
+        x, axes = numbers(2, 16, 16, seed=2), len(options["axes_dims_rope"])
+        given |= {"img_ids": torch.zeros(16, axes), "txt_ids": torch.zeros(TOKENS, axes)}
+    if name == "ChromaTransformer2DModel":
+        given["attention_mask"] = torch.ones(2, 16 + TOKENS, dtype=torch.bool)
+    told = []
+    for module in network.modules():
+        if type(module).__name__ in ("Timesteps", "ChromaCombinedTimestepTextProjEmbeddings"):
+            module.register_forward_pre_hook(lambda _, args: told.append(args[0]))
+    with torch.no_grad():
+        assert denoiser_of(pipe)(x, torch.full((2,), 0.5), **given).shape == x.shape
+    torch.testing.assert_close(told[0], torch.full((2,), expected))
+
+
 class Latents:
     """Random latents with random prompts."""
 
