@@ -52,9 +52,7 @@ def test_the_first_example_has_about_ten_lines():
     assert len(PYTHON[0][1].strip().splitlines()) <= 11
 
 
-@pytest.mark.parametrize(
-    "command", [c for c in COMMANDS if re.match(r"pyaccel (?!train|bench|tune|distill ayf)", c)]
-)
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"pyaccel (?!train|bench|tune|distill ayf)", c)])
 def test_commands(command, tmp_path):
     if "scheduler_config.json" in command:
         pytest.importorskip("diffusers").UniPCMultistepScheduler().save_pretrained(tmp_path)

@@ -22,8 +22,9 @@ from .students import per_sample, student_of, teacher_of
 def distillation_loss(teacher: Denoiser, sample: Tensor, noise: Tensor, s: Tensor, conditioning: dict) -> Tensor:
     """mean c(s)·(x − sg x̂(alpha·sg x + sigma·noise, s))², c = alpha(s), with x̂ the teacher's x0 (eq. 4).
 
-    ``sample`` x [b, ...] with its graph, ``noise`` [b, ...], s [b].
+    ``sample`` x [b, ...] with its graph, ``noise`` [b, ...], s [b], held to the schedule's times of finite log-SNR.
     """
+    s = s.clamp(teacher.schedule.t_min, teacher.schedule.t_max)
     with torch.no_grad():
         noisy = teacher.schedule.add_noise(sample, noise, s)
         target = teacher.predict("sample", noisy, s, **conditioning).to(sample.dtype)
@@ -43,7 +44,8 @@ class ADD(Recipe):
     resized to 224); from Python any network, by :meth:`networks`. Heads are conditioned on ``label``, of ``classes``
     classes (0: as many as the teacher's network says that it has); on a text embedding called ``text`` in the data, of
     ``text_width``; and with ``image`` on the feature network's pooled features of the image that was made noisy, but
-    for pure noise, which knows none.
+    for pure noise, which knows none. ``widths`` are the channels of the features of each of its blocks, found out where
+    the teacher's network or the feature network knows the size and the channels of samples.
     """
 
     student: Optimizer = Optimizer(1e-5, weight_decay=0.01)
@@ -56,6 +58,7 @@ class ADD(Recipe):
     classes: int = 0
     text: str = ""
     text_width: int = 0
+    widths: tuple[int, ...] = ()
 
     def __post_init__(self):
         check_times("add", self.times)
@@ -71,7 +74,9 @@ class ADD(Recipe):
         ValueError where the feature network does not take what the teacher makes.
         """
         features = feature_network(self.features) if features is None else features
-        widths = features.widths(*example_of(teacher.model)[:1])
+        widths = self.widths or features.widths(*example_of(teacher.model)[:1])
+        if len(widths) != len(features.blocks):
+            raise ValueError(f"add needs a width for each of {len(features.blocks)} blocks of features, got {widths}")
         given = {self.text: self.text_width} if self.text else {}
         discriminator = Discriminator(
             widths,
@@ -106,7 +111,7 @@ class ADD(Recipe):
         yield "student", loss
 
         both = [torch.cat([r, f.detach()]) for r, f in zip(real, fake, strict=True)]
-        logits, penalty = networks.discriminator(both, real=len(x0), **repeated(given, 2))
+        logits, penalty = networks.discriminator(both, real=len(x0) if self.r1 else 0, **repeated(given, 2))
         of_real, of_fake = zip(*(head.chunk(2) for head in logits), strict=True)
         yield "discriminator", hinge_discriminator_loss(of_real, of_fake) + self.r1 * penalty
 

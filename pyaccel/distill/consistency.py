@@ -103,8 +103,8 @@ class Consistency(Recipe):
     ``pairing``: times next to each other on a grid of Karras's levels, whose number doubles from ``levels`` to
     ``most_levels`` over the training (iCT: Song & Dhariwal 2023, arXiv 2310.14189), or ECT's pairs (arXiv 2406.14548),
     which draw closer. The noise level sigma/alpha is log-normal with ``mean`` and ``std`` within ``least`` and
-    ``most``, or the schedule's largest. The weight is 1/(difference of levels) with ``weighted``. ``target_rate`` is
-    the rate of the average that serves as target, 0 for the student itself.
+    ``most``, or the schedule's largest. The weight is 1/(difference of levels) with ``weighted``, also where a segment
+    ends between them. ``target_rate`` is the rate of the average that serves as target, 0 for the student itself.
 
     With more than one of ``segments`` it is a multistep consistency model (Heek et al. 2024, arXiv 2403.06807): time is
     cut into so many equal parts, in each of which the student leads to its end, and as many steps of DDIM sample it.
@@ -163,6 +163,8 @@ class Consistency(Recipe):
             x_s = teacher_step(networks.teacher, x_t, t, s, batch.conditioning, self.heun)
         else:
             x_s = schedule.add_noise(x0, noise, s)
+        # Not of the end's level where that is nearer: the x0 that leads to an end does not come nearer with it, and at
+        # levels that lie next to an end by chance the weight would be hundreds of times as large.
         weight = 1 / (level - lower) if self.weighted else torch.ones_like(level)
         target = networks.target if self.target_rate else unwrapped(student)
         distance = distance_of(self.distance, x0.device)

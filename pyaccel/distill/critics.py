@@ -26,10 +26,10 @@ class Critic(nn.Module):
         width = width or block_widths(network, [bottleneck], *example_of(network))[0]
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
         self._features: Tensor | None = None
-        network.get_submodule(bottleneck).register_forward_hook(self._keep)
+        network.get_submodule(bottleneck).register_forward_hook(self._keep, with_kwargs=True)
 
-    def _keep(self, _module, _inputs, output) -> None:
-        self._features = output_of(output)
+    def _keep(self, *call) -> None:
+        self._features = output_of(*call)
 
     def forward(self, x: Tensor, t: Tensor, **conditioning) -> tuple[Tensor, Tensor]:
         output = self.network(x, t, **conditioning)

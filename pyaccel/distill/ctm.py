@@ -140,6 +140,11 @@ class CTM(Recipe):
         inputs, times, to = torch.cat([x_t, noisy]), torch.cat([t, tau]), torch.cat([s, tau])
         with watched(layer) as calls:
             sample = student.predict("sample", inputs, times, to=to, **repeated(conditioning, 2))
+        if len(calls) != 1:
+            raise ValueError(
+                f"ctm needs a last layer that is called once, and {type(layer).__name__} was called {len(calls)} "
+                "times: name the network's last linear or convolutional layer by last_layer='...'"
+            )
         ((given, output),) = calls
         jumped, denoised = sample.chunk(2)
         estimate = jump(average, ddim_transfer(schedule, x_t, jumped, t, s), s, end, conditioning)

@@ -71,9 +71,16 @@ class FeatureNetwork(nn.Module):
         return [f[:, self.prefix :] if f.dim() == 3 else f for f in features]
 
     def widths(self, *example: Tensor) -> list[int]:
-        """The channels of its features; ``example``, a sample [1, ...], is needed unless all blocks are linear."""
+        """The channels of its features, by a call on ``example``, a sample [1, ...].
+
+        Without it, one of its own ``channels`` and ``size`` serves. ValueError where it has none, unless all blocks are
+        linear.
+        """
         if not example:
-            return block_widths(self.network, self.blocks)
+            if self.channels is None or self.size is None:
+                return block_widths(self.network, self.blocks)
+            like = next(self.network.parameters(), torch.empty(0))
+            example = (like.new_zeros(1, self.channels, self.size, self.size),)
         like = next(self.network.parameters(), *example)
         with torch.no_grad():
             return [f.shape[1 if f.dim() == 4 else -1] for f in self(*(x.to(like.device) for x in example))]

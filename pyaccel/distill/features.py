@@ -13,9 +13,27 @@ _MIDDLES = ("middle", "mid_block")
 _UNETS = (("down", "down_blocks"), _MIDDLES, ("up", "up_blocks"))
 
 
-def output_of(output) -> Tensor:
-    """What a block gives: of several, the last tensor (a transformer of text and image gives the image's last)."""
-    return output if isinstance(output, Tensor) else [o for o in output if isinstance(o, Tensor)][-1]
+def output_of(block: nn.Module, arguments: tuple, keywords: dict, output) -> Tensor:
+    """What a block that was called with these arguments gives; of several outputs, the last tensor.
+
+    Blocks of text and image give the tokens of both, in an order of their own: the image's are as many as those of
+    ``hidden_states``, the first argument. ValueError where that leaves several, or none.
+    """
+    if isinstance(output, Tensor):
+        return output
+    tensors = [o for o in output if isinstance(o, Tensor)]
+    tokens = [o for o in tensors if o.dim() == 3]
+    if len(tokens) < 2:
+        return tensors[-1]
+    given = keywords.get("hidden_states", arguments[0] if arguments else None)
+    found = [o for o in tokens if isinstance(given, Tensor) and o.shape[:2] == given.shape[:2]]
+    if len(found) != 1:
+        raise ValueError(
+            f"which of {[list(o.shape) for o in tokens]}, the outputs of {type(block).__name__}, are the image's "
+            "cannot be told by the number of its tokens; name a part of the block that gives these alone, such as its "
+            "feed-forward layer of the image"
+        )
+    return found[0]
 
 
 def middle_block(network: nn.Module) -> str:
@@ -61,12 +79,14 @@ def watched(network: nn.Module, blocks: Sequence[str]) -> Iterator[list[Tensor]]
     features: list[Tensor] = [torch.empty(0)] * len(blocks)
 
     def keep(place):
-        def hook(_module, _inputs, output) -> None:
-            features[place] = output_of(output)
+        def hook(*call) -> None:
+            features[place] = output_of(*call)
 
         return hook
 
-    hooks = [network.get_submodule(name).register_forward_hook(keep(i)) for i, name in enumerate(blocks)]
+    hooks = [
+        network.get_submodule(name).register_forward_hook(keep(i), with_kwargs=True) for i, name in enumerate(blocks)
+    ]
     try:
         yield features
     finally:

@@ -77,7 +77,7 @@ class LADD(Recipe):
             given={self.text: self.text_width} if self.text else {},
             timed=True,
         )
-        watched = dataclasses.replace(teacher_of(teacher), model=Watched(network, blocks))
+        watched = teacher_of(dataclasses.replace(teacher, model=Watched(network, blocks)))
         return {"student": student, "discriminator": discriminator, "teacher": watched}
 
     def losses(self, networks: Networks, batch: Batch) -> Losses:
@@ -102,7 +102,9 @@ class LADD(Recipe):
         with torch.no_grad():
             real = teacher(schedule.add_noise(x0, noise, s), told, features=True, **conditioning)
         both = [torch.cat([r, f.detach()]) for r, f in zip(real, fake, strict=True)]
-        logits, penalty = networks.discriminator(both, s.repeat(2), real=len(x0), **repeated(conditioning, 2))
+        logits, penalty = networks.discriminator(
+            both, s.repeat(2), real=len(x0) if self.r1 else 0, **repeated(conditioning, 2)
+        )
         of_real, of_fake = zip(*(head.chunk(2) for head in logits), strict=True)
         yield "discriminator", hinge_discriminator_loss(of_real, of_fake) + self.r1 * penalty
 

@@ -118,7 +118,8 @@ class LCM(Recipe):
         """Algorithm 1."""
         student, schedule, conditioning = networks.student, networks.student.schedule, batch.conditioning
         place = self.skip + 1 + (batch.uniform().double() * (self.times - self.skip)).long()
-        t, s = place.double() / self.times, (place - self.skip).double() / self.times
+        first = self.plan(student, 1).times[0]  # below 1 where noise alone says nothing of the data
+        t, s = ((p.double() / self.times).clamp_max(first) for p in (place, place - self.skip))
         guidance = self.least_guidance + (self.most_guidance - self.least_guidance) * batch.uniform()
         x_t = schedule.add_noise(batch.x, batch.normal(), t)
         told = conditioning | ({"guidance": guidance} if self.told else {})

@@ -85,6 +85,11 @@ class Shortcut(Recipe):
     def networks(self, teacher: Denoiser) -> dict:
         """The student with two times, and the teacher where it gives the velocity."""
         require_flow("shortcut", teacher)
+        if self.bootstrap_guidance != 1 and not teacher.unconditional:
+            raise ValueError(
+                f"shortcut with bootstrap_guidance={self.bootstrap_guidance} guides its velocities, which needs a "
+                "teacher with unconditional={argument: value without condition}"
+            )
         student = {"student": student_of(teacher, second_time=True, initial=self.initial)}
         return student | ({"teacher": teacher_of(teacher)} if self.velocity == "teacher" else {})
 

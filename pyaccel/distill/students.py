@@ -54,9 +54,29 @@ def _forget(model: nn.Module) -> None:
         model.initialise()
 
 
+class OwnPrecision(nn.Module):
+    """``forward(x, t, **conditioning)`` of a network whose weights have 16 bits, in these; outputs have x's dtype."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        self.network, self.dtype = network, dtype
+
+    def forward(self, x: Tensor, t: Tensor, **conditioning) -> Tensor | list[Tensor]:
+        given = {name: self._cast(value, self.dtype) for name, value in conditioning.items()}
+        with torch.autocast(x.device.type, enabled=False):
+            output = self.network(x.to(self.dtype), t, **given)
+        return self._cast(output, x.dtype) if isinstance(output, Tensor) else [self._cast(o, x.dtype) for o in output]
+
+    @staticmethod
+    def _cast(value, dtype: torch.dtype):
+        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
 def teacher_of(teacher: Denoiser) -> Denoiser:
-    """The teacher itself, to be asked in the precision of the training."""
-    return dataclasses.replace(teacher, dtype=None)
+    """The teacher, asked in the precision of the training, or in that of its weights where these have 16 bits."""
+    model = teacher.model
+    dtypes = [p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)]
+    return dataclasses.replace(teacher, model=OwnPrecision(model, dtypes[0]) if dtypes else model, dtype=None)
 
 
 def require_flow(recipe: str, denoiser: Denoiser) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pyaccel import Denoiser, schedules
-from pyaccel.distill import ADD
+from pyaccel.distill import ADD, discriminators
 from pyaccel.distill.add import distillation_loss
 from pyaccel.distill.feature_networks import FeatureNetwork
 from pyaccel.models import DiT
@@ -222,3 +222,38 @@ def test_a_discriminator_that_diverged_is_named(tmp_path):
     run = Trainer(recipe, recipe.networks(teacher, copy.deepcopy(eyes())), Lines(), config, tmp_path)
     with pytest.raises(FloatingPointError, match="the loss of discriminator became inf at step 1"):
         run.fit(progress=False)
+
+
+def test_the_distance_to_the_teacher_is_finite_where_there_is_nothing_but_noise():
+    """On vp_cosine x0 of a predicted noise is infinite at 1, and on any schedule useless at 0."""
+    teacher, s = denoiser(("vp_cosine", "epsilon")), torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    sample, noise = torch.randn(3, 3, 2, dtype=torch.float64), torch.randn(3, 3, 2, dtype=torch.float64)
+    label = torch.tensor([0, 1, 2])
+    loss = distillation_loss(teacher, sample, noise, s, {"label": label})
+    inside = s.clamp(teacher.schedule.t_min, teacher.schedule.t_max)
+    assert 0 < float(loss) < 1e4
+    torch.testing.assert_close(loss, distillation_loss(teacher, sample, noise, inside, {"label": label}))
+
+
+def test_without_r1_nothing_is_differentiated_twice(monkeypatch):
+    made = made_of(ADD(), KINDS[0])
+    with_zero = all_losses(ADD(r1=1e-300), made, twice()[0])["discriminator"]
+    monkeypatch.setattr(discriminators, "gradient_penalty", lambda *_: pytest.fail("a penalty that counts nothing"))
+    without = all_losses(ADD(r1=0.0), made, twice()[0])["discriminator"]
+    assert_agree(without, with_zero, made.discriminator, rtol=1e-12)
+
+
+def test_a_teacher_that_does_not_say_its_size():
+    """The feature network knows it, or the widths are said."""
+    teacher, eye = denoiser(KINDS[0]), nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 7, 3))
+
+    def heads(recipe=ADD(), **options):  # noqa: B008
+        made = recipe.networks(teacher, FeatureNetwork(eye, ["0", "1"], **options))
+        return [head.first.in_channels for head in made["discriminator"].heads]
+
+    assert heads(size=8, channels=3) == [5, 7]
+    with pytest.raises(ValueError, match=r"widths=\(\.\.\.\)"):
+        heads()
+    assert heads(ADD(widths=(5, 7))) == [5, 7]
+    with pytest.raises(ValueError, match=r"a width for each of 2 blocks of features, got \(5,\)"):
+        heads(ADD(widths=(5,)))

@@ -363,3 +363,11 @@ def test_errors_of_the_grid(options):
 def test_errors_of_the_weights(options):
     with pytest.raises(ValueError, match="ctm needs dsm, gan and gan_start"):
         CTM(**options)
+
+
+def test_a_last_layer_that_is_not_called_once_is_to_be_named():
+    made = kept(KINDS[0])
+    made.student.model.unused = nn.Linear(2, 2)  # the last that is registered
+    with pytest.raises(ValueError, match=r"Linear was called 0 times: .*last_layer='\.\.\.'"):
+        all_losses(CTM(), made, twice()[0])
+    all_losses(CTM(last_layer="last"), made, twice()[0])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pyaccel import Denoiser, schedules
-from pyaccel.distill import LADD
+from pyaccel.distill import LADD, discriminators
 from pyaccel.models import DiT, UNet
 from pyaccel.training.trainer import Trainer, TrainerConfig
 
@@ -194,3 +194,24 @@ def test_a_discriminator_that_diverged_is_named(tmp_path):
     run = Trainer(recipe, recipe.networks(teacher), Lines(), config, tmp_path)
     with pytest.raises(FloatingPointError, match="the loss of discriminator became inf at step 1"):
         run.fit(progress=False)
+
+
+def test_without_r1_nothing_is_differentiated_twice(monkeypatch):
+    made = made_of(LADD(), KINDS[0])
+    with_zero = all_losses(LADD(r1=1e-300), made, twice()[0])["discriminator"]
+    monkeypatch.setattr(discriminators, "gradient_penalty", lambda *_: pytest.fail("a penalty that counts nothing"))
+    without = all_losses(LADD(r1=0.0), made, twice()[0])["discriminator"]
+    assert_agree(without, with_zero, made.discriminator, rtol=1e-12)
+
+
+def test_a_teacher_of_16_bits():
+    """Its features are seen in its own precision, with gradients to the samples."""
+    teacher = Denoiser(DiT(size=8, patch=4, width=16, depth=2, heads=2), schedules.flow(), "flow")
+    teacher.model.bfloat16().requires_grad_(False)
+    watched = LADD().networks(teacher)["teacher"].model
+    x = torch.randn(2, 1, 8, 8, requires_grad=True)
+    features = watched(x, torch.full((2,), 0.5), features=True)
+    assert [f.dtype for f in features] == [torch.float32] * 2
+    (gradient,) = torch.autograd.grad(sum(f.sum() for f in features), x)
+    assert gradient.isfinite().all()
+    assert gradient.any()

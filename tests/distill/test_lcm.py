@@ -294,3 +294,17 @@ def test_a_student_is_trained_whole_whatever_its_teacher_is():
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         LCM(**options)
+
+
+def test_times_of_nothing_but_noise_are_left_out():
+    """On vp_cosine a prediction of the noise says nothing of the data at 1: the last time is where samplers begin."""
+    kind, recipe = ("vp_cosine", "epsilon"), LCM(times=2, skip=1, target_rate=0.0)  # every t is 1
+    made = networks(student=told(kind, 0), teacher=told(kind, 1))
+    made.student.model.add_guidance()
+    first, seen = recipe.plan(made.student, 1).times[0], []
+    made.student.model.register_forward_hook(lambda _, args, __: seen.append(args[1]))
+    loss = all_losses(recipe, made, twice()[0])["student"]
+    assert first < 1
+    torch.testing.assert_close(seen[-1], torch.full_like(seen[-1], first))
+    assert float(loss) < 1e3
+    assert all(torch.isfinite(g).all() for g in gradients(loss, made.student))

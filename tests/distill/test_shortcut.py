@@ -226,3 +226,10 @@ def test_a_student_of_two_points_learns_one_step(tmp_path):
     sample = recipe.plan(student, 1).sample(student, noise)
     assert float((sample.abs() - 1).abs().mean()) < 0.4  # the mean of both is 1 away
     assert float((sample * noise > 0).float().mean()) > 0.9
+
+
+def test_guidance_needs_a_teacher_without_condition():
+    teacher = dataclasses.replace(denoiser(FLOW), unconditional={})
+    with pytest.raises(ValueError, match=r"bootstrap_guidance=1.5 guides its velocities"):
+        Shortcut(bootstrap_guidance=1.5).networks(teacher)
+    Shortcut().networks(teacher)

@@ -11,7 +11,23 @@ from ...denoiser import Denoiser
 from ..parts import denoisers
 from .schedules import prediction_of, schedule_of
 
-_ADDED = ("text_embeds", "time_ids", "image_embeds")  # what U-Nets take in one dictionary, added_cond_kwargs
+# What U-Nets and PixArt take in one dictionary, added_cond_kwargs.
+_ADDED = ("text_embeds", "time_ids", "image_embeds", "resolution", "aspect_ratio")
+# What their pipelines' loops multiply the scheduler's timestep by, up to its number of training steps, for each class.
+_TOLD = dict.fromkeys(
+    (
+        "UNet2DModel", "UNet2DConditionModel", "UNet3DConditionModel", "DiTTransformer2DModel",
+        "PixArtTransformer2DModel", "SD3Transformer2DModel", "WanTransformer3DModel", "SanaTransformer2DModel",
+    ),
+    1.0,
+) | dict.fromkeys(
+    (
+        "FluxTransformer2DModel", "Flux2Transformer2DModel", "ChromaTransformer2DModel",
+        "LongCatImageTransformer2DModel", "OvisImageTransformer2DModel", "QwenImageTransformer2DModel",
+        "AuraFlowTransformer2DModel",
+    ),
+    1e-3,
+)  # fmt: skip
 
 
 class PipelineNetwork(nn.Module):
@@ -19,7 +35,7 @@ class PipelineNetwork(nn.Module):
 
     The conditioning is by the names of the network's own arguments (``encoder_hidden_states``,
     ``pooled_projections``); of a U-Net's ``added_cond_kwargs`` each on its own (``text_embeds``, ``time_ids``).
-    Networks of flows are told t in [0, 1] times ``steps``.
+    The network is told t times ``steps``. ``guidance`` [B] is for networks that are told one, 1 by default.
     """
 
     def __init__(self, part: str, network: nn.Module, steps: float = 1.0):
@@ -35,9 +51,11 @@ class PipelineNetwork(nn.Module):
     def add_guidance(self) -> None:
         """Makes a U-Net take ``guidance`` [B] as LCM's do (time_cond_proj_dim); its output stays as it is.
 
-        ValueError for networks that have no place for it.
+        So does a network that is told one already (``guidance_embeds``). ValueError for networks that have no place.
         """
         network = self.network
+        if network.config.get("guidance_embeds"):
+            return
         embedding = getattr(network, "time_embedding", None)
         if not hasattr(embedding, "cond_proj"):
             raise ValueError(
@@ -57,6 +75,8 @@ class PipelineNetwork(nn.Module):
 
             beyond = torch.zeros_like(t) if guidance is None else guidance - 1
             conditioning["timestep_cond"] = get_timestep_embedding(1000 * beyond, width).to(x.dtype)
+        elif network.config.get("guidance_embeds"):
+            conditioning["guidance"] = torch.ones_like(t) if guidance is None else guidance
         elif guidance is not None:
             raise ValueError(f"{type(network).__name__} is not told the guidance")
         added = {name: conditioning.pop(name) for name in _ADDED if name in conditioning}
@@ -74,7 +94,7 @@ def denoiser_of(pipe: Any, guidance: float = 1.0, unconditional: dict[str, Any] 
         unconditional: for arguments of :class:`PipelineNetwork` their value without condition, such as
             ``{"encoder_hidden_states": the embeddings of an empty prompt}`` of shape [1, tokens, width].
 
-    ValueError for a pipeline with several networks or none.
+    ValueError for a pipeline with several networks or none, and for a network of a class whose times are not known.
     """
     found = denoisers(pipe)
     if len(found) != 1:
@@ -83,7 +103,22 @@ def denoiser_of(pipe: Any, guidance: float = 1.0, unconditional: dict[str, Any] 
         )
     ((part, network),) = found.items()
     schedule = schedule_of(pipe.scheduler)
-    steps = float(pipe.scheduler.config.num_train_timesteps) if schedule.name == "flow" else 1.0
+    steps = _factor(network) * (pipe.scheduler.config.num_train_timesteps if schedule.name == "flow" else 1.0)
+    channels, out = (network.config.get(name) for name in ("in_channels", "out_channels"))
     return Denoiser(
-        PipelineNetwork(part, network, steps), schedule, prediction_of(pipe.scheduler), guidance, unconditional or {}
+        PipelineNetwork(part, network, steps), schedule, prediction_of(pipe.scheduler), guidance, unconditional or {},
+        learned_variance=bool(channels and out == 2 * channels),
+    )  # fmt: skip
+
+
+def _factor(network: nn.Module) -> float:
+    """What the scheduler's timestep is multiplied by for this network; ValueError where that is not known."""
+    for kind in type(network).__mro__:
+        if kind.__name__ in _TOLD:
+            return _TOLD[kind.__name__] * network.config.get("timestep_scale", 1.0)  # Sana has one
+    raise ValueError(
+        f"how {type(network).__name__} is told the time is not known, only for {', '.join(_TOLD)}; for another make a "
+        "Denoiser(model, schedule_of(pipe.scheduler), prediction_of(pipe.scheduler)) with model(x, t, **conditioning) "
+        "a torch.nn.Module that calls the network as its pipeline does: t is the scheduler's timestep, of flows "
+        "divided by num_train_timesteps"
     )
