@@ -56,6 +56,7 @@ THEMES = {
         ("#6ea8fe", "#f5a155", "#6fdba6", "#f783ac", "#c29bf5", "#66d9e8"),
     ),
 }  # fmt: skip
+SPELLED = 4  # names of rows that a figure cannot show
 MARKERS = {
     "baseline": "s", "few steps": "o", "trained solvers": "P", "caching": "D", "SDE": "v", "students": "^",
     "students, tuned": "*", "students, cached": "d",
@@ -201,7 +202,8 @@ def _pareto_panel(axes, rows: Sequence[Mapping], baseline: Mapping, column: Colu
     axes.set_xlabel("speed-up over the baseline, larger is better", color=colours.faint, fontsize=9.5, labelpad=6)
     plain_axes(axes, colours)
     if absent:
-        names = ", ".join(name for name, *_ in absent)
+        names = ", ".join(name for name, *_ in absent[:SPELLED])
+        names += f" and {len(absent) - SPELLED} more" if len(absent) > SPELLED else ""
         axes.text(0, -0.155, f"not drawn, no value: {names}", transform=axes.transAxes, color=colours.faint, fontsize=8,
                   parse_math=False)  # fmt: skip
     if not drawn:
