@@ -93,7 +93,7 @@ constexpr int kFew = 4;
 constexpr int kNoCodes = -2;
 
 struct FewInputs {
-  int64_t total, vectors;
+  int64_t vectors;
   Divisor row;
   const void* residual;
   Broadcast gate;
@@ -180,7 +180,7 @@ constexpr int64_t kLarge = 8 << 20;
 
 void launch_few(const GatedCombination& all, const Operands& operands, FewKernel kernel, void* stream) {
   FewInputs job{};
-  job.total = all.total, job.vectors = all.total / operands.lanes(), job.row = Divisor(all.row);
+  job.vectors = all.total / operands.lanes(), job.row = Divisor(all.row);
   job.residual = all.residual, job.out = all.out;
   job.gate = Broadcast(all.gate, all.gate_dtype, all.inner, all.repeats);
   int64_t bytes = 0;

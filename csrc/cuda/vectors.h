@@ -308,18 +308,18 @@ struct Broadcast {
 };
 
 // Its elements of [i, i + V), fetched and later decoded; where it is one number, that is read when it is decoded.
-template <typename Real, int V, int Of = kAny>
+template <typename Real, int V>
 PYACCEL_HD Raw<Real, V, false> fetch(const Broadcast& b, int64_t i) {
   if (b.repeats > 1 && b.one_number()) return {};
-  return fetch<Real, V>(type_of<Of>(b.dtype), b.p, b.at(i));
+  return fetch<Real, V>(b.dtype, b.p, b.at(i));
 }
-template <int Of = kAny, typename Real, int V, typename F>
+template <typename Real, int V, typename F>
 PYACCEL_HD void decode(const Broadcast& b, const Raw<Real, V, false>& raw, int64_t i, F f) {
   if (b.repeats > 1 && b.one_number()) {
-    const Real number = read_number<Real>(type_of<Of>(b.dtype), b.p, b.at(i));
+    const Real number = read_number<Real>(b.dtype, b.p, b.at(i));
     for (int e = 0; e < V; ++e) f(e, number);
   } else {
-    decode(type_of<Of>(b.dtype), raw, f);
+    decode(b.dtype, raw, f);
   }
 }
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser, repeated
-from ..solvers import Plan
+from ..denoiser import Denoiser
 from ..training.batch import Batch
 from ..training.optimizers import Optimizer
-from ..training.recipe import Losses, Networks, Recipe, frozen
-from .discriminators import Discriminator, hinge_discriminator_loss, hinge_generator_loss
+from ..training.recipe import Losses, Networks, frozen
+from .discriminators import Discriminator, discriminator_step_loss, hinge_generator_loss
 from .feature_networks import FeatureNetwork, feature_network, pooled
 from .features import example_of
-from .few_times import TIMES, check_times, drawn_times, few_step_plan, student_times, with_noise
+from .few_times import TIMES, FewTimes, check_times, drawn_times, student_times, with_noise
 from .students import per_sample, student_of, teacher_of
 
 
@@ -32,7 +31,7 @@ def distillation_loss(teacher: Denoiser, sample: Tensor, noise: Tensor, s: Tenso
 
 
 @dataclass(frozen=True)
-class ADD(Recipe):
+class ADD(FewTimes):
     """Sauer et al. 2023, arXiv 2311.17042.
 
     The student denoises data at one of ``times``, uniformly drawn, of which the first is pure noise. A discriminator of
@@ -110,16 +109,4 @@ class ADD(Recipe):
             loss = loss + self.distillation * distillation_loss(networks.teacher, sample, noise, s, conditioning)
         yield "student", loss
 
-        both = [torch.cat([r, f.detach()]) for r, f in zip(real, fake, strict=True)]
-        logits, penalty = networks.discriminator(both, real=len(x0) if self.r1 else 0, **repeated(given, 2))
-        of_real, of_fake = zip(*(head.chunk(2) for head in logits), strict=True)
-        yield "discriminator", hinge_discriminator_loss(of_real, of_fake) + self.r1 * penalty
-
-    @property
-    def grid(self) -> list[float]:
-        """The times."""
-        return list(self.times)
-
-    def plan(self, student: Denoiser, steps: int) -> Plan:
-        """How the student is sampled: at the times that it was trained at."""
-        return few_step_plan(student, self.times, steps)
+        yield "discriminator", discriminator_step_loss(networks.discriminator, real, fake, self.r1, **given)

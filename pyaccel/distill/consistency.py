@@ -18,7 +18,16 @@ from ..training.batch import Batch
 from ..training.distances import Distance, distance_of
 from ..training.optimizers import Optimizer
 from ..training.recipe import Losses, Networks, Recipe, unwrapped
-from .students import consistency_plan, ddim_transfer, follow, implied_sample, per_sample, student_of, teacher_of
+from .students import (
+    consistency_plan,
+    ddim_transfer,
+    follow,
+    implied_sample,
+    per_sample,
+    start_of,
+    student_of,
+    teacher_of,
+)
 
 
 def karras_levels(count: int, least: float, most: float, rho: float = 7.0) -> Tensor:
@@ -186,7 +195,7 @@ class Consistency(Recipe):
 
     def _first(self, schedule: Schedule) -> float:
         """The time of the largest level."""
-        return schedule.time_of_ratio(self.most) if self.most < schedule.ratio(1.0) else 1.0
+        return start_of(schedule, self.most).get("start", 1.0)
 
     def _ends(self, schedule: Schedule, t: Tensor) -> Tensor | None:
         """[b], where the segments of the times end; None where there is but one."""

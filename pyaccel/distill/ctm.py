@@ -21,7 +21,7 @@ from .consistency import karras_levels, teacher_step
 from .critics import Critic, SampleCritic
 from .discriminators import hinge_discriminator_loss
 from .progressive import ddim_step
-from .students import ddim_transfer, student_of, teacher_of
+from .students import ddim_transfer, start_of, student_of, teacher_of
 
 
 def jump(student: Denoiser, x: Tensor, t: Tensor, s: Tensor, conditioning: dict) -> Tensor:
@@ -189,6 +189,5 @@ class CTM(Recipe):
 
     def plan(self, student: Denoiser, steps: int) -> Plan:
         """How the student is sampled: gamma-sampling from the largest level that it was trained on."""
-        schedule = student.schedule
-        start = {"start": schedule.time_of_ratio(self.most)} if self.most < schedule.ratio(1.0) else {}
-        return ctm(schedule, steps, prediction=student.prediction, gamma=self.gamma, **start)
+        start = start_of(student.schedule, self.most)
+        return ctm(student.schedule, steps, prediction=student.prediction, gamma=self.gamma, **start)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..denoiser import repeated
 from ..models.layers import sinusoidal_embedding
 from ..training.adversarial import gradient_penalty
 
@@ -22,6 +23,21 @@ def hinge_discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> 
     """Σ_k mean max(0, 1 − D_k(real)) + mean max(0, 1 + D_k(fake)) (eq. 3 there, without R1)."""
     pairs = zip(real, fake, strict=True)
     return torch.stack([F.relu(1 - of_real).mean() + F.relu(1 + of_fake).mean() for of_real, of_fake in pairs]).sum()
+
+
+def discriminator_step_loss(
+    discriminator: nn.Module, real: Sequence[Tensor], fake: Sequence[Tensor], r1: float, *t: Tensor, **conditioning
+) -> Tensor:
+    """The hinge loss of a :class:`Discriminator` and ``r1`` times its penalty, in one call for both.
+
+    ``real`` and ``fake`` are features of equally many samples, the latter without their graph; the time t [b] of noisy
+    ones and the conditioning are the same for both. Without ``r1`` there is no penalty, nor its second derivatives.
+    """
+    both = [torch.cat([r, f.detach()]) for r, f in zip(real, fake, strict=True)]
+    told, conditioning = [u.repeat(2) for u in t], repeated(conditioning, 2)
+    logits, penalty = discriminator(both, *told, real=len(real[0]) if r1 else 0, **conditioning)
+    of_real, of_fake = zip(*(head.chunk(2) for head in logits), strict=True)
+    return hinge_discriminator_loss(of_real, of_fake) + r1 * penalty
 
 
 def as_map(features: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from ..denoiser import Denoiser
 from ..schedules import Schedule
 from ..solvers import Plan
 from ..solvers.students import lcm
+from ..training.recipe import Recipe
 from .students import consistency_plan, per_sample
 
 TIMES = (1.0, 0.75, 0.5, 0.25)
@@ -60,3 +61,18 @@ def few_step_plan(student: Denoiser, times: Sequence[float], calls: int) -> Plan
     times as a solver's grid has it, which a student's card can name.
     """
     return lcm(student.schedule, calls, prediction=student.prediction, grid=list(times))
+
+
+class FewTimes(Recipe):
+    """A recipe with a field ``times``, at which its student is sampled as it was trained."""
+
+    times: tuple[float, ...]
+
+    @property
+    def grid(self) -> list[float]:
+        """The times."""
+        return list(self.times)
+
+    def plan(self, student: Denoiser, steps: int) -> Plan:
+        """How the student is sampled: at the times that it was trained at."""
+        return few_step_plan(student, self.times, steps)

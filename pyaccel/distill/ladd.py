@@ -7,20 +7,19 @@ from dataclasses import dataclass
 
 import torch
 
-from ..denoiser import Denoiser, repeated
-from ..solvers import Plan
+from ..denoiser import Denoiser
 from ..training.batch import Batch
 from ..training.optimizers import Optimizer
-from ..training.recipe import Losses, Networks, Recipe, frozen
+from ..training.recipe import Losses, Networks, frozen
 from .add import distillation_loss
-from .discriminators import Discriminator, hinge_discriminator_loss, hinge_generator_loss
+from .discriminators import Discriminator, discriminator_step_loss, hinge_generator_loss
 from .features import Watched, all_blocks, block_widths, example_of
-from .few_times import TIMES, check_shares, check_times, drawn_times, few_step_plan, student_times, with_noise
+from .few_times import TIMES, FewTimes, check_shares, check_times, drawn_times, student_times, with_noise
 from .students import student_of, teacher_of
 
 
 @dataclass(frozen=True)
-class LADD(Recipe):
+class LADD(FewTimes):
     """Sauer et al. 2024, arXiv 2403.12015.
 
     The student denoises data at one of ``times``, drawn with ``first_shares`` in the first ``warmup`` steps and then
@@ -101,18 +100,4 @@ class LADD(Recipe):
 
         with torch.no_grad():
             real = teacher(schedule.add_noise(x0, noise, s), told, features=True, **conditioning)
-        both = [torch.cat([r, f.detach()]) for r, f in zip(real, fake, strict=True)]
-        logits, penalty = networks.discriminator(
-            both, s.repeat(2), real=len(x0) if self.r1 else 0, **repeated(conditioning, 2)
-        )
-        of_real, of_fake = zip(*(head.chunk(2) for head in logits), strict=True)
-        yield "discriminator", hinge_discriminator_loss(of_real, of_fake) + self.r1 * penalty
-
-    @property
-    def grid(self) -> list[float]:
-        """The times."""
-        return list(self.times)
-
-    def plan(self, student: Denoiser, steps: int) -> Plan:
-        """How the student is sampled: at the times that it was trained at."""
-        return few_step_plan(student, self.times, steps)
+        yield "discriminator", discriminator_step_loss(networks.discriminator, real, fake, self.r1, s, **conditioning)

@@ -89,14 +89,18 @@ def require_flow(recipe: str, denoiser: Denoiser) -> None:
         )
 
 
+def start_of(schedule: Schedule, most: float) -> dict[str, float]:
+    """A solver's option ``start`` at the noise level sigma/alpha of ``most``; none where the schedule has no more."""
+    return {"start": schedule.time_of_ratio(most)} if most < schedule.ratio(1.0) else {}
+
+
 def consistency_plan(denoiser: Denoiser, steps: int, most: float = math.inf) -> Plan:
     """Consistency multistep sampling: predict the sample, add fresh noise to the next level.
 
     It begins at the noise level sigma/alpha of ``most``, the largest that the student has seen, or at the schedule's.
     """
     schedule = denoiser.schedule
-    start = schedule.time_of_ratio(most) if most < schedule.ratio(1.0) else None
-    return lcm(schedule, steps, prediction=denoiser.prediction, **({"start": start} if start else {}))
+    return lcm(schedule, steps, prediction=denoiser.prediction, **start_of(schedule, most))
 
 
 def ddim_transfer(schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:

@@ -5,22 +5,26 @@ import torch
 from torch import nn
 
 from pyaccel import Denoiser, schedules
-from pyaccel.distill import ADD, discriminators
+from pyaccel.distill import ADD
 from pyaccel.distill.add import distillation_loss
 from pyaccel.distill.feature_networks import FeatureNetwork
 from pyaccel.models import DiT
-from pyaccel.training.trainer import Trainer, TrainerConfig
 
+from .adversarial import (
+    assert_a_discriminator_that_diverged_is_named,
+    assert_a_penalty_that_counts_nothing_is_left_out,
+    assert_each_loss_leaves_the_other_network,
+    assert_losses,
+    made_of,
+)
 from .references import (
     KINDS,
     Exact,
     Shifted,
     all_losses,
     alpha,
-    assert_agree,
     denoiser,
     discriminator_by_hand,
-    gradients,
     in_parts,
     networks,
     played,
@@ -45,15 +49,6 @@ class Eyes(nn.Module):
 def eyes(numbers=6, seed=4):
     torch.manual_seed(seed)
     return FeatureNetwork(Eyes(numbers), ["one", "two"])
-
-
-def made_of(recipe, kind, **options):
-    """The networks of a recipe, in float64; the teacher's guidance is 2."""
-    teacher = denoiser(kind, 1, guidance=2.0)
-    made = recipe.networks(teacher, eyes().double())
-    for p in made["discriminator"].double().parameters():
-        p.data.normal_(std=0.4, generator=torch.Generator().manual_seed(p.numel()))
-    return networks(**{**made, "student": denoiser(kind, 0), **options})
 
 
 def reference(recipe, kind, made, batch):
@@ -98,26 +93,17 @@ def reference(recipe, kind, made, batch):
 )
 def test_losses(kind, options):
     recipe = ADD(**options)
-    made = made_of(recipe, kind)
-    mine, other = twice(step=1, seed=6)
-    found = list(recipe.losses(made, mine))
-    assert [name for name, _ in found] == ["student", "discriminator"]
-    of_student, of_discriminator = reference(recipe, kind, made, other)
-    assert_agree(found[0][1], of_student, made.student, rtol=1e-6)
-    assert_agree(found[1][1], of_discriminator, made.discriminator, rtol=1e-7)
+    made = made_of(recipe, kind, eyes().double())
+    assert_losses(recipe, made, lambda batch: reference(recipe, kind, made, batch))
 
 
 def test_each_loss_leaves_the_other_network():
-    made = made_of(ADD(), KINDS[0])
-    found = all_losses(ADD(), made, twice()[0])
-    assert not any(g.any() for g in gradients(found["student"], made.discriminator))
-    assert not any(g.any() for g in gradients(found["discriminator"], made.student))
-    assert all(p.requires_grad for p in made.discriminator.parameters())
+    assert_each_loss_leaves_the_other_network(ADD(), made_of(ADD(), KINDS[0], eyes().double()))
 
 
 def test_every_parameter_of_the_discriminator_has_a_gradient():
     """Also without labels in the data: replicas that share gradients wait for each."""
-    made = made_of(ADD(), KINDS[0])
+    made = made_of(ADD(), KINDS[0], eyes().double())
     batch = twice()[0]
     made.teacher.guidance, batch.conditioning = 1.0, {}
     loss = all_losses(ADD(r1=0.0), made, batch)["discriminator"]
@@ -143,7 +129,7 @@ def test_the_distance_to_a_teacher_that_agrees_is_nothing():
 
 
 def test_parts():
-    in_parts(ADD(), made_of(ADD(), KINDS[0]))
+    in_parts(ADD(), made_of(ADD(), KINDS[0], eyes().double()))
 
 
 def test_the_discriminator_learns_and_the_student_follows_it():
@@ -205,23 +191,8 @@ def test_times_are_checked():
         ADD(times=(0.9, 0.5))
 
 
-class Lines:
-    can_flip = False
-
-    def __len__(self):
-        return 8
-
-    def at(self, index, flip=None):
-        return torch.randn(len(index), 3, 2), {"label": index % 4}
-
-
 def test_a_discriminator_that_diverged_is_named(tmp_path):
-    teacher, recipe = denoiser(KINDS[0]), ADD(r1=1e39)  # infinite in float32
-    teacher.model.float()
-    config = TrainerConfig(steps=2, batch_size=4, bf16=False, flip=False)
-    run = Trainer(recipe, recipe.networks(teacher, copy.deepcopy(eyes())), Lines(), config, tmp_path)
-    with pytest.raises(FloatingPointError, match="the loss of discriminator became inf at step 1"):
-        run.fit(progress=False)
+    assert_a_discriminator_that_diverged_is_named(ADD(r1=1e39), tmp_path, copy.deepcopy(eyes()))  # infinite in float32
 
 
 def test_the_distance_to_the_teacher_is_finite_where_there_is_nothing_but_noise():
@@ -236,11 +207,8 @@ def test_the_distance_to_the_teacher_is_finite_where_there_is_nothing_but_noise(
 
 
 def test_without_r1_nothing_is_differentiated_twice(monkeypatch):
-    made = made_of(ADD(), KINDS[0])
-    with_zero = all_losses(ADD(r1=1e-300), made, twice()[0])["discriminator"]
-    monkeypatch.setattr(discriminators, "gradient_penalty", lambda *_: pytest.fail("a penalty that counts nothing"))
-    without = all_losses(ADD(r1=0.0), made, twice()[0])["discriminator"]
-    assert_agree(without, with_zero, made.discriminator, rtol=1e-12)
+    made = made_of(ADD(), KINDS[0], eyes().double())
+    assert_a_penalty_that_counts_nothing_is_left_out(ADD, made, monkeypatch)
 
 
 def test_a_teacher_that_does_not_say_its_size():

@@ -8,6 +8,7 @@ from pyaccel.distill.dmd import distribution_matching_loss, fake_score_loss
 from pyaccel.training.batch import Batch
 from pyaccel.training.trainer import Trainer, TrainerConfig
 
+from .adversarial import Lines
 from .references import (
     KINDS,
     alpha,
@@ -181,18 +182,6 @@ def test_networks():
 def test_errors(options):
     with pytest.raises(ValueError, match="dmd needs 0 <= least"):
         DMD(**options)
-
-
-class Lines:
-    """Data of [6] without noise."""
-
-    can_flip = False
-
-    def __len__(self):
-        return 8
-
-    def at(self, index, flip=None):
-        return torch.randn(len(index), 3, 2), {"label": index % 4}
 
 
 class Pairs(Lines):

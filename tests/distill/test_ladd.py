@@ -2,20 +2,23 @@ import pytest
 import torch
 
 from pyaccel import Denoiser, schedules
-from pyaccel.distill import LADD, discriminators
+from pyaccel.distill import LADD
 from pyaccel.models import DiT, UNet
-from pyaccel.training.trainer import Trainer, TrainerConfig
 
+from .adversarial import (
+    assert_a_discriminator_that_diverged_is_named,
+    assert_a_penalty_that_counts_nothing_is_left_out,
+    assert_each_loss_leaves_the_other_network,
+    assert_losses,
+    made_of,
+)
 from .references import (
     KINDS,
     Exact,
     Shifted,
     all_losses,
     alpha,
-    assert_agree,
-    denoiser,
     discriminator_by_hand,
-    gradients,
     in_parts,
     networks,
     played,
@@ -24,15 +27,6 @@ from .references import (
     twice,
     wide,
 )
-from .test_add import Lines
-
-
-def made_of(recipe, kind):
-    """The networks of a recipe, in float64; the teacher's guidance is 2."""
-    made = recipe.networks(denoiser(kind, 1, guidance=2.0))
-    for p in made["discriminator"].double().parameters():
-        p.data.normal_(std=0.4, generator=torch.Generator().manual_seed(p.numel()))
-    return networks(**{**made, "student": denoiser(kind, 0)})
 
 
 def reference(recipe, kind, made, batch):
@@ -84,20 +78,11 @@ def reference(recipe, kind, made, batch):
 def test_losses(kind, options):
     recipe = LADD(**options)
     made = made_of(recipe, kind)
-    mine, other = twice(step=1, seed=6)
-    found = list(recipe.losses(made, mine))
-    assert [name for name, _ in found] == ["student", "discriminator"]
-    of_student, of_discriminator = reference(recipe, kind, made, other)
-    assert_agree(found[0][1], of_student, made.student, rtol=1e-6)
-    assert_agree(found[1][1], of_discriminator, made.discriminator, rtol=1e-7)
+    assert_losses(recipe, made, lambda batch: reference(recipe, kind, made, batch))
 
 
 def test_each_loss_leaves_the_other_network():
-    made = made_of(LADD(), KINDS[0])
-    found = all_losses(LADD(), made, twice()[0])
-    assert not any(g.any() for g in gradients(found["student"], made.discriminator))
-    assert not any(g.any() for g in gradients(found["discriminator"], made.student))
-    assert all(p.requires_grad for p in made.discriminator.parameters())
+    assert_each_loss_leaves_the_other_network(LADD(), made_of(LADD(), KINDS[0]))
 
 
 def test_the_times_change_after_the_warm_up():
@@ -188,20 +173,11 @@ def test_times_and_shares_are_checked():
 
 
 def test_a_discriminator_that_diverged_is_named(tmp_path):
-    teacher, recipe = denoiser(KINDS[0]), LADD(r1=1e39)  # infinite in float32
-    teacher.model.float()
-    config = TrainerConfig(steps=2, batch_size=4, bf16=False, flip=False)
-    run = Trainer(recipe, recipe.networks(teacher), Lines(), config, tmp_path)
-    with pytest.raises(FloatingPointError, match="the loss of discriminator became inf at step 1"):
-        run.fit(progress=False)
+    assert_a_discriminator_that_diverged_is_named(LADD(r1=1e39), tmp_path)  # infinite in float32
 
 
 def test_without_r1_nothing_is_differentiated_twice(monkeypatch):
-    made = made_of(LADD(), KINDS[0])
-    with_zero = all_losses(LADD(r1=1e-300), made, twice()[0])["discriminator"]
-    monkeypatch.setattr(discriminators, "gradient_penalty", lambda *_: pytest.fail("a penalty that counts nothing"))
-    without = all_losses(LADD(r1=0.0), made, twice()[0])["discriminator"]
-    assert_agree(without, with_zero, made.discriminator, rtol=1e-12)
+    assert_a_penalty_that_counts_nothing_is_left_out(LADD, made_of(LADD(), KINDS[0]), monkeypatch)
 
 
 def test_a_teacher_of_16_bits():
